@@ -1,0 +1,1 @@
+"""Seven members averaged, registered, reported and used for prediction."""

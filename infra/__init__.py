@@ -1,0 +1,1 @@
+"""Everything of Septet that touches the world: storage, Ray, MLflow, recipes, manifests."""

@@ -1,0 +1,278 @@
+"""Recipes: every number of a network and of its training, as data.
+
+A recipe is a TOML file in `infra/recipes/` (or any path that ends in `.toml`), read into frozen
+dataclasses. Unknown keys are errors, `--set a.b=c` replaces one value, and the resolved recipe is
+written into each run. Where a field has a default, it is the paper's value (Krizhevsky, Sutskever
+and Hinton 2012). Recipes differ only in data: one builder in `train/` serves all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from infra.errors import ConfigError
+
+FOLDER = Path(__file__).parent / "recipes"
+After = Literal["relu", "tanh", "norm", "spatial_norm", "pool", "dropout"]
+
+
+def _demand(ok: bool, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One learned layer: a row of the paper's table (sections 3.5 and 5)."""
+
+    kind: Literal["conv", "fc"]
+    kernels: int  # outputs of both halves together; 0 = one for each class (the last layer)
+    size: int = 1  # kernel height and width, pixels
+    stride: int = 1
+    pad: int = 0  # zeros on each side
+    sees: Literal["own", "both"] = "own"  # which halves of the layer below its kernels read
+    std: float = 0.01  # of the Gaussian that the weights start from
+    bias: float = 0.0  # constant that the biases start from
+    after: tuple[After, ...] = ()  # what follows, in order
+
+    def __post_init__(self) -> None:
+        _demand(self.kernels >= 0, "kernels", self.kernels, "0 (= classes) or more")
+        _demand(
+            self.size >= 1 and self.stride >= 1,
+            "size, stride",
+            (self.size, self.stride),
+            "at least 1",
+        )
+        _demand(0 <= self.pad < self.size, "pad", self.pad, "0 to size - 1")
+        _demand(self.std > 0, "std", self.std, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """What is not in the table of layers."""
+
+    halves: Literal[1, 2] = 2  # 2 = the paper's two GPUs
+    crop_px: int = 224
+    input_pad: tuple[int, int, int, int] = (
+        0,
+        3,
+        0,
+        3,
+    )  # zeros left, right, top, bottom: 224 -> 227 -> 55
+    pool_size: int = 3  # overlapping: size > stride (section 3.4)
+    pool_stride: int = 2
+    dropout: float = 0.5
+    dropout_scales: Literal["test", "train"] = (
+        "test"  # "test": mask only, outputs x keep at test time
+    )
+
+    def __post_init__(self) -> None:
+        _demand(16 <= self.crop_px <= 256, "crop_px", self.crop_px, "16 to 256")
+        _demand(0 <= self.dropout < 1, "dropout", self.dropout, "0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResponseNorm:
+    """b = a / (k + alpha * sum of a^2 over `size` neighbouring maps)^beta (section 3.3).
+
+    alpha multiplies the plain sum, as in the paper; PyTorch's and Caffe's alpha is `size` times it.
+    """
+
+    size: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    beta: float = 0.75
+    within: Literal["half", "layer"] = "half"  # whose maps are neighbours
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    """Training images: mean subtraction, crops, reflections and PCA colour (section 4.1)."""
+
+    mean: Literal["crop", "centre", "channel"] = (
+        "crop"  # mean image cut at the crop / at its centre / one RGB mean
+    )
+    flip: bool = True
+    colour: Literal["eigenvalue", "deviation", "none"] = (
+        "eigenvalue"  # deviation = sqrt(eigenvalue)
+    )
+    colour_std: float = 0.1  # of the Gaussian that multiplies each component
+    colour_scale: Literal[1, 255] = 1  # pixel range on which eigenvalues are taken
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizer:
+    """v <- momentum v - decay lr w - lr gradient; w <- w + v (section 5); lr is inside v."""
+
+    batch: int = 128  # images an update, over all replicas
+    lr: float = 0.01
+    bias_lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    bias_decay: float = 0.0  # the paper's rule speaks of weights; the 2012 source passes 0
+
+    def __post_init__(self) -> None:
+        _demand(self.batch >= 1, "batch", self.batch, "at least 1")
+        _demand(self.lr > 0, "lr", self.lr, "above 0")
+        _demand(0 <= self.momentum < 1, "momentum", self.momentum, "0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """How long, and when the learning rate falls."""
+
+    epochs: int = 90
+    kind: Literal["plateau", "epochs", "exponential"] = "plateau"
+    factor: float = 0.1  # what a drop multiplies the rate by
+    drops: int = 3  # plateau: at most so many (section 5: "three times prior to termination")
+    patience: int = 5  # plateau: epochs without a better validation error before a drop
+    min_gain: float = 0.001  # plateau: share of the validation set that counts as better
+    at: tuple[int, ...] = ()  # epochs: drop after so many epochs
+    final: float = 0.01  # exponential: rate of the last epoch over the first
+
+    def __post_init__(self) -> None:
+        _demand(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _demand(0 < self.factor < 1, "factor", self.factor, "between 0 and 1")
+        _demand(0 < self.final <= 1, "final", self.final, "above 0, at most 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compute:
+    """Arithmetic: a choice of speed, not of method."""
+
+    dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # of activations; weights and velocity stay float32
+    )
+    cores: int = 1  # CPU cores of one replica
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A whole recipe; `layers` maps a layer's name to its row, from the input upwards."""
+
+    name: str
+    summary: str
+    layers: dict[str, Layer]
+    network: Network = field(default_factory=Network)
+    norm: ResponseNorm = field(default_factory=ResponseNorm)
+    augment: Augment = field(default_factory=Augment)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    compute: Compute = field(default_factory=Compute)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `from_dict` takes them and as `member.json` stores them."""
+        return dataclasses.asdict(self)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with Septet, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe of that name, or in that `.toml` file, with `a.b=c` overrides applied.
+
+    Raises `ConfigError` naming the key, its value and what is allowed.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise ConfigError(f"there is no recipe '{name}'; there are: {', '.join(recipe_names())}.")
+    try:
+        raw = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe '{path}' is not valid TOML: {error}.") from None
+    for override in overrides:
+        _override(raw, override)
+    return from_dict(raw)
+
+
+def from_dict(raw: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values; raises `ConfigError` for unknown keys and bad values."""
+    return typing.cast(Recipe, _build(Recipe, raw, "recipe"))
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, equals, literal = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: write it as key=value, e.g. schedule.epochs=20.")
+    try:
+        value = tomllib.loads(f"value = {literal}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = literal  # a bare word is a string
+    *parents, last = key.strip().split(".")
+    table = raw
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {text}: '{parent}' is a value, not a table.")
+    table[last] = value
+
+
+def _build(kind: type, raw: Any, where: str) -> Any:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where} must be a table of keys, not {raw!r}.")
+    hints = typing.get_type_hints(kind)
+    for key in raw:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(hints)}."
+            raise ConfigError(f"{where} has no key '{key}'; {hint}")
+    missing = [
+        item.name
+        for item in dataclasses.fields(kind)
+        if item.name not in raw
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where} lacks the key '{missing[0]}'.")
+    values = {key: _value(hints[key], value, f"{where}.{key}") for key, value in raw.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}.") from None
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
+            raise ConfigError(f"{where} is {value!r}; allowed: {', '.join(map(repr, args))}.")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return (
+            None
+            if value is None
+            else _value(next(a for a in args if a is not type(None)), value, where)
+        )
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table of keys, not {value!r}.")
+        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is tuple:
+        return _tuple(args, value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} is {value!r}; it must be of type {hint.__name__}.")
+    return value
+
+
+def _tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} is {value!r}; it must be a list.")
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    if len(kinds) != len(value):
+        raise ConfigError(f"{where} has {len(value)} entries; it must have {len(kinds)}.")
+    return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))

@@ -1,0 +1,214 @@
+"""Places: a folder on disk or a prefix in object storage, behind one small interface.
+
+A `Place` holds named byte strings. Names are relative, '/'-separated, and never leave the place.
+`write` publishes a whole object or nothing: on disk a temporary file, fsync and rename; on S3 one
+PUT, or a completed multipart upload. boto3 is imported only when an `s3://` place is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from infra.errors import DataError, InputError, StorageError
+
+if TYPE_CHECKING:
+    from infra.s3 import S3Place
+
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://")
+
+
+class Place(Protocol):
+    """Named byte strings under one root. All methods raise `StorageError` when storage fails."""
+
+    @property
+    def uri(self) -> str:
+        """What a user would type to come back here."""
+
+    def read(self, name: str) -> bytes:
+        """The whole object; raises `DataError` when there is none of that name."""
+
+    def read_range(self, name: str, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes from `offset`; `StorageError` if the object ends before."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Publishes `data` under `name`, replacing what was there; whole or not at all."""
+
+    def upload(self, name: str, source: Path) -> None:
+        """Publishes a local file under `name` as `write` does; the file may be consumed."""
+
+    def download(self, name: str, target: Path) -> None:
+        """Copies the object to a local path, streaming; the target appears whole or not at all."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes of the object, or None when there is none."""
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Names of all objects that begin with `prefix`, sorted by code point."""
+
+    def delete(self, name: str) -> None:
+        """Removes the object; no error when there is none."""
+
+    def child(self, name: str) -> Place:
+        """The place of everything below `name/`."""
+
+
+def open_place(uri: str | os.PathLike[str]) -> Place:
+    """The place behind a path, a `file://` or an `s3://bucket/prefix` URI.
+
+    Nothing is read or made yet. Raises `InputError` for any other scheme.
+    """
+    text = os.fspath(uri)
+    if text.startswith("s3://"):
+        return _open_s3(text)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    elif _SCHEME.match(text):
+        raise InputError(
+            f"'{text}' is not a place Septet knows; use a local path or s3://bucket/prefix."
+        )
+    return LocalPlace(Path(text))
+
+
+def _open_s3(uri: str) -> S3Place:
+    from infra.s3 import S3Place
+
+    return S3Place.from_uri(uri)
+
+
+def check_name(name: str) -> str:
+    """`name` itself; raises `InputError` if it is empty, absolute, or would leave its place."""
+    parts = name.split("/")
+    if not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise InputError(f"'{name}' is not a safe name inside a place.")
+    return name
+
+
+class LocalPlace:
+    """A folder on disk, created when the first object is written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+
+    @property
+    def uri(self) -> str:
+        """The folder's absolute path."""
+        return str(self.root)
+
+    def path(self, name: str) -> Path:
+        """Where the object `name` lies on disk; the name is checked."""
+        return self.root / check_name(name)
+
+    def read(self, name: str) -> bytes:
+        """The whole file."""
+        try:
+            return self.path(name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(f"there is no '{name}' in '{self.uri}'.") from None
+        except OSError as error:
+            raise _failed("read", self.path(name), error) from error
+
+    def read_range(self, name: str, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, by one positioned read."""
+        try:
+            with self.path(name).open("rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except FileNotFoundError:
+            raise DataError(f"there is no '{name}' in '{self.uri}'.") from None
+        except OSError as error:
+            raise _failed("read", self.path(name), error) from error
+        if len(data) != size:
+            raise StorageError(
+                f"'{self.path(name)}' ends {size - len(data)} bytes before {offset + size}; it is truncated."
+            )
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Temporary file beside the target, fsync, rename, fsync of the folder."""
+        target = self.path(name)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _put_in_place(aside, target)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise _failed("write", target, error) from error
+
+    def upload(self, name: str, source: Path) -> None:
+        """Moves the file in when it is on the same disk, copies it otherwise."""
+        target = self.path(name)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(source, aside)
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            _put_in_place(aside, target)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise _failed("write", target, error) from error
+
+    def download(self, name: str, target: Path) -> None:
+        """Copies the file."""
+        source = self.path(name)
+        if not source.is_file():
+            raise DataError(f"there is no '{name}' in '{self.uri}'.")
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, aside)
+            aside.replace(target)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise _failed("write", target, error) from error
+
+    def size(self, name: str) -> int | None:
+        """The file's size, None when it is absent."""
+        path = self.path(name)
+        return path.stat().st_size if path.is_file() else None
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Every file below the folder but unfinished temporaries, sorted."""
+        if not self.root.is_dir():
+            return
+        start = self.root / prefix.rpartition("/")[0]
+        found = []
+        for folder, _, files in os.walk(start):
+            base = Path(folder).relative_to(self.root).as_posix()
+            head = "" if base == "." else base + "/"
+            found += [head + file for file in files if not file.endswith(".tmp")]
+        yield from sorted(name for name in found if name.startswith(prefix))
+
+    def delete(self, name: str) -> None:
+        """Unlinks the file."""
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed("delete", self.path(name), error) from error
+
+    def child(self, name: str) -> LocalPlace:
+        """The folder `name` below this one."""
+        return LocalPlace(self.path(name))
+
+
+def _put_in_place(aside: Path, target: Path) -> None:
+    aside.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must survive a power loss
+    finally:
+        os.close(folder)
+
+
+def _failed(verb: str, path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot {verb} '{path}': {error.strerror or error}.")

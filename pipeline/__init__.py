@@ -1,0 +1,1 @@
+"""Source images -> 256x256 shards, exact statistics, index and manifest."""

@@ -1,0 +1,1 @@
+"""One member: AlexNet in two halves, trained with an exact order of samples."""
