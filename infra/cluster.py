@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ def cores() -> int:
     """CPU cores of the connected cluster."""
     import ray
 
-    return int(ray.cluster_resources().get("CPU", 1))
+    return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
 
 
 def map_unordered(
@@ -57,9 +58,9 @@ def map_unordered(
 ) -> Iterator[tuple[Item, Result | Exception]]:
     """Runs `function(item)` as Ray tasks, at most `in_flight` at once, yielding pairs as they end.
 
-    Items are drawn only as room appears, so a stream of any length is fine. A task that fails (after
-    Ray's own 3 retries when its process dies) yields its exception as the result: the caller decides.
-    Leaving the loop cancels what is in flight. `resources` are Ray task options (`num_cpus`, ...).
+    Items are drawn only as room appears, so a stream of any length is fine. A task that fails
+    (after Ray's own 3 retries when its process dies) yields its exception as the result: the
+    caller decides. Leaving the loop cancels what is in flight. `resources` are Ray task options.
     """
     import ray
     from ray.exceptions import RayError
@@ -69,8 +70,8 @@ def map_unordered(
     source = iter(items)
     try:
         while True:
-            while len(waiting) < in_flight and (item := next(source, _END)) is not _END:
-                waiting[remote.remote(item)] = item  # type: ignore[assignment]
+            for item in itertools.islice(source, in_flight - len(waiting)):
+                waiting[remote.remote(item)] = item
             if not waiting:
                 return
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
@@ -85,6 +86,3 @@ def map_unordered(
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
-
-
-_END = object()

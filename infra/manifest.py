@@ -49,13 +49,14 @@ def read_json(place: Place, name: str, what: str) -> tuple[Any, str]:
 
 
 def read_checked(place: Place, name: str, digest: str) -> bytes:
-    """The object's bytes; `DamageError` unless their sha256 is `digest`. Read once more before giving up."""
+    """The object's bytes; `DamageError` unless their sha256 is `digest`, also when read again."""
     for _ in range(2):
         data = place.read(name)
         if (found := sha256(data)) == digest:
             return data
     raise DamageError(
-        f"'{name}' in '{place.uri}' is damaged: sha256 {found[:12]}..., the manifest says {digest[:12]}...."
+        f"'{name}' in '{place.uri}' is damaged: its sha256 is {found[:12]}..., "
+        f"the manifest says {digest[:12]}...."
     )
 
 

@@ -165,11 +165,13 @@ class S3Place:
         status = getattr(error, "response", {}).get("Error", {}).get("Code", "")
         if status == "NoSuchBucket":
             return DataError(
-                f"there is no bucket '{self.bucket}'; make it first, or check the name and AWS_ENDPOINT_URL."
+                f"there is no bucket '{self.bucket}'; "
+                "make it first, or check the name and AWS_ENDPOINT_URL."
             )
         if status in ("AccessDenied", "403", "SignatureDoesNotMatch", "InvalidAccessKeyId"):
             return StorageError(
-                f"cannot {verb} '{self.uri}': access denied ({status}); check the credentials and the bucket's policy."
+                f"cannot {verb} '{self.uri}': access denied ({status}); "
+                "check the credentials and the bucket's policy."
             )
         return StorageError(f"cannot {verb} '{self.uri}': {error}.")
 
@@ -186,7 +188,7 @@ def _client() -> Any:
                 retries={"mode": "standard", "max_attempts": 5},
                 connect_timeout=10,
                 read_timeout=60,
-                # CRC32 headers by default break older MinIO and Ceph; our own sha256 is checked instead
+                # CRC32 headers break older MinIO and Ceph; readers check our own sha256
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),

@@ -125,7 +125,8 @@ class LocalPlace:
             raise _failed("read", self.path(name), error) from error
         if len(data) != size:
             raise StorageError(
-                f"'{self.path(name)}' ends {size - len(data)} bytes before {offset + size}; it is truncated."
+                f"'{self.path(name)}' is truncated: it ends "
+                f"{size - len(data)} bytes before {offset + size}."
             )
         return data
 
