@@ -60,7 +60,8 @@ class Network:
     """What is not in the table of layers."""
 
     halves: Literal[1, 2] = 2  # 2 = the paper's two GPUs
-    crop_px: int = 224
+    crop_px: int = 224  # side of the crop, in pixels of the 256x256 picture
+    shrink: int = 1  # crops are averaged over shrink x shrink pixels: a cheaper, coarser input
     input_pad: tuple[int, int, int, int] = (
         0,
         3,
@@ -76,7 +77,14 @@ class Network:
 
     def __post_init__(self) -> None:
         _demand(16 <= self.crop_px <= 256, "crop_px", self.crop_px, "16 to 256")
+        fits = self.shrink >= 1 and self.crop_px % self.shrink == 0
+        _demand(fits, "shrink", self.shrink, "a whole number that divides crop_px")
         _demand(0 <= self.dropout < 1, "dropout", self.dropout, "0 to below 1")
+
+    @property
+    def input_px(self) -> int:
+        """Side of the network's input, before `input_pad`."""
+        return self.crop_px // self.shrink
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
