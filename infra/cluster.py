@@ -9,6 +9,11 @@ from typing import Any, TypeVar
 
 from infra.errors import RunError
 
+
+class TaskDied(RunError):
+    """The process of a task ended before the task did: a crash, a kill, or its node is gone."""
+
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -80,9 +85,13 @@ def map_unordered(
                 try:
                     result: Result | Exception = ray.get(reference)
                 except RayError as error:
-                    cause = error.cause if hasattr(error, "cause") else None
-                    result = cause if isinstance(cause, Exception) else error
+                    cause = getattr(error, "cause", None)
+                    result = cause if isinstance(cause, Exception) else TaskDied(_first_line(error))
                 yield done, result
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -116,19 +116,67 @@ class S3Place:
 
         return self._call(f"look up '{name}' in", head)
 
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """All keys below the prefix, page by page, in the server's (code point) order."""
+    def create(self, name: str, data: bytes) -> bool:
+        """A conditional PUT (If-None-Match); after a refusal what is there is read and compared.
+
+        A reply that was lost makes a retry see our own object: equal bytes count as written.
+        """
+        from botocore.exceptions import ClientError
+
+        def put() -> bool:
+            if self.size(name) is not None:
+                return False
+            try:
+                self.client.put_object(
+                    Bucket=self.bucket, Key=self.key(name), Body=data, IfNoneMatch="*"
+                )
+            except ClientError as error:
+                status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+                if status == 501:  # a server without conditional writes
+                    self.write(name, data)
+                    return True
+                if status not in (409, 412):
+                    raise
+                return self.read(name) == data
+            return True
+
+        return self._call(f"write '{name}' to", put)
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """All objects below the prefix, page by page, in the server's (code point) order."""
         root = f"{self.prefix}/" if self.prefix else ""
-        pages = self.client.get_paginator("list_objects_v2")
-        found = self._call(
-            "list",
-            lambda: [
-                entry["Key"].removeprefix(root)
-                for page in pages.paginate(Bucket=self.bucket, Prefix=root + prefix)
-                for entry in page.get("Contents", [])
-            ],
+        for page in self._pages(Prefix=root + prefix):
+            for entry in page.get("Contents", []):
+                yield entry["Key"].removeprefix(root), int(entry["Size"])
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """The names alone."""
+        return (name for name, _ in self.entries(prefix))
+
+    def folders(self) -> list[str]:
+        """Common prefixes up to the next '/'."""
+        root = f"{self.prefix}/" if self.prefix else ""
+        return sorted(
+            entry["Prefix"].removeprefix(root).rstrip("/")
+            for page in self._pages(Prefix=root, Delimiter="/")
+            for entry in page.get("CommonPrefixes", [])
         )
-        yield from sorted(found)
+
+    def sweep(self) -> None:
+        """Nothing: a PUT leaves nothing behind, and an upload in parts may belong to the living."""
+
+    def _pages(self, **query: str) -> Iterator[Any]:
+        """The pages of a listing, each asked for again when it fails."""
+        more: dict[str, str] = {}
+        while True:
+            page = self._call(
+                "list",
+                lambda: self.client.list_objects_v2(Bucket=self.bucket, **query, **more),  # noqa: B023
+            )
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def delete(self, name: str) -> None:
         """One DELETE."""

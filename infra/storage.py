@@ -7,13 +7,15 @@ PUT, or a completed multipart upload. boto3 is imported only when an `s3://` pla
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from infra.errors import DataError, InputError, StorageError
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from infra.s3 import S3Place
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://")
+_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
 
 
 class Place(Protocol):
@@ -48,8 +51,23 @@ class Place(Protocol):
     def size(self, name: str) -> int | None:
         """Bytes of the object, or None when there is none."""
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Publishes `data` unless there is an object of that name; tells whether it was written.
+
+        Atomic on disk and where the S3 server's conditional PUT is; elsewhere an attempt.
+        """
+
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Name and size of all objects that begin with `prefix`, sorted by code point, streamed."""
+
     def names(self, prefix: str = "") -> Iterator[str]:
-        """Names of all objects that begin with `prefix`, sorted by code point."""
+        """The names alone."""
+
+    def folders(self) -> list[str]:
+        """First parts of the names below this place that go on with '/', sorted; empty ones too."""
+
+    def sweep(self) -> None:
+        """Removes what writers that died have left aside; never what a living one is writing."""
 
     def delete(self, name: str) -> None:
         """Removes the object; no error when there is none."""
@@ -132,32 +150,59 @@ class LocalPlace:
 
     def write(self, name: str, data: bytes) -> None:
         """Temporary file beside the target, fsync, rename, fsync of the folder."""
+        with self._aside(name) as (file, aside):
+            file.write(data)
+            _flush(file)
+            aside.replace(self.path(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """As `write`, but a hard link in place of the rename: it fails where a file is."""
+        with self._aside(name) as (file, aside):
+            file.write(data)
+            _flush(file)
+            try:
+                os.link(aside, self.path(name))
+            except FileExistsError:
+                return False
+            finally:
+                aside.unlink()
+        return True
+
+    def upload(self, name: str, source: Path) -> None:
+        """Copies the file in, as `write` does."""
+        with self._aside(name) as (file, aside):
+            with source.open("rb") as content:
+                shutil.copyfileobj(content, file, 1 << 20)
+            _flush(file)
+            aside.replace(self.path(name))
+
+    @contextlib.contextmanager
+    def _aside(self, name: str) -> Iterator[tuple[BinaryIO, Path]]:
+        """A locked temporary file beside the target; gone at the end, the folder flushed to disk.
+
+        The lock lasts as long as its process, so that `sweep` can tell what a dead one has left.
+        """
         target = self.path(name)
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _put_in_place(aside, target)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield file, aside
+            _sync_folder(target.parent)  # the rename itself must survive a power loss
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise _failed("write", target, error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
 
-    def upload(self, name: str, source: Path) -> None:
-        """Moves the file in when it is on the same disk, copies it otherwise."""
-        target = self.path(name)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(source, aside)
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
-            _put_in_place(aside, target)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise _failed("write", target, error) from error
+    def sweep(self) -> None:
+        """Unlinks the temporaries that nobody holds a lock on."""
+        for folder, _, files in os.walk(self.root):
+            for path in (Path(folder, name) for name in files if _TEMPORARY.match(name)):
+                with contextlib.suppress(OSError), path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
 
     def download(self, name: str, target: Path) -> None:
         """Copies the file."""
@@ -178,17 +223,27 @@ class LocalPlace:
         path = self.path(name)
         return path.stat().st_size if path.is_file() else None
 
+    def entries(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Every file below the folder but unfinished temporaries; links are followed."""
+        head = prefix.rpartition("/")[0]
+        start = self.path(head) if head else self.root
+        for name, size in _walk(start, f"{head}/" if head else "", frozenset()):
+            if name.startswith(prefix):
+                yield name, size
+
     def names(self, prefix: str = "") -> Iterator[str]:
-        """Every file below the folder but unfinished temporaries, sorted."""
-        if not self.root.is_dir():
-            return
-        start = self.root / prefix.rpartition("/")[0]
-        found = []
-        for folder, _, files in os.walk(start):
-            base = Path(folder).relative_to(self.root).as_posix()
-            head = "" if base == "." else base + "/"
-            found += [head + file for file in files if not file.endswith(".tmp")]
-        yield from sorted(name for name in found if name.startswith(prefix))
+        """The names alone."""
+        return (name for name, _ in self.entries(prefix))
+
+    def folders(self) -> list[str]:
+        """The folders directly below this one."""
+        try:
+            with os.scandir(self.root) as found:
+                return sorted(entry.name for entry in found if entry.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _failed("list", self.root, error) from error
 
     def delete(self, name: str) -> None:
         """Unlinks the file."""
@@ -202,11 +257,37 @@ class LocalPlace:
         return LocalPlace(self.path(name))
 
 
-def _put_in_place(aside: Path, target: Path) -> None:
-    aside.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
+def _walk(folder: Path, head: str, above: frozenset[str]) -> Iterator[tuple[str, int]]:
+    """(name, size) of the files below, in code point order; a link back up is skipped."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
     try:
-        os.fsync(folder)  # the rename itself must survive a power loss
+        with os.scandir(folder) as found:
+            entries = sorted((e.name + "/" * e.is_dir(), e) for e in found)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise _failed("list", folder, error) from error
+    for name, entry in entries:
+        if name.endswith("/"):
+            yield from _walk(Path(entry.path), head + name, above | {real})
+        elif entry.is_file():
+            if not _TEMPORARY.match(name):
+                yield head + name, entry.stat().st_size
+        elif entry.is_symlink():
+            yield head + name, 0  # leads nowhere; whoever reads it will say so
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
     finally:
         os.close(folder)
 

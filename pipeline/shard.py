@@ -1,0 +1,125 @@
+"""One task: a shard's images, read, made square, encoded, summed, packed, published.
+
+A pure function of its `ShardTask` and the source's bytes. The shard is written first, its commit
+after it. A bad image is a row with a reason, never an exception.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from infra.errors import DataError
+from infra.manifest import Shard, sha256
+from infra.storage import Place, open_place
+from pipeline.careful import Decoder, decoder
+from pipeline.commits import OK, Commit, Row, write_commit
+from pipeline.header import MAX_FILE, BadImage
+from pipeline.image import encode
+from pipeline.moments import Sums
+from pipeline.plan import Item, ShardTask
+from pipeline.tar import Tar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What a task tells the driver; the rest is in the commit."""
+
+    shard: str
+    images: int
+    rejects: Counter[str]
+    first_reject: str  # path and reason; empty without one
+
+
+def make_shard(task: ShardTask) -> Made:
+    """Makes and publishes one shard and its commit; raises `StorageError` when it cannot."""
+    torch.set_num_threads(1)  # one task is one core
+    dataset, source = open_place(task.dataset), open_place(task.source)
+    tar, sums = Tar(), Sums()
+    with decoder(careful=task.careful) as decode:
+        maker = _Maker(task, source, tar, sums, decode)
+        rows = tuple(maker.row(item) for item in task.items)
+    data = tar.finish()
+    commit = Commit(
+        plan=task.plan,
+        shard=Shard(
+            name=task.name,
+            samples=sum(row.status == OK for row in rows),
+            bytes=len(data),
+            sha256=sha256(data),
+        ),
+        rows=rows,
+        moments=sums.moments() if task.split == "train" else None,
+    )
+    dataset.write(task.name, data)
+    write_commit(dataset, commit)
+    return made(commit)
+
+
+def made(commit: Commit) -> Made:
+    """The short form of a commit."""
+    bad = next((row for row in commit.rows if row.status != OK), None)
+    return Made(
+        shard=commit.shard.name,
+        images=len(commit.rows),
+        rejects=commit.rejects(),
+        first_reject=f"'{bad.source}' ({bad.status})" if bad else "",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    task: ShardTask
+    source: Place
+    tar: Tar
+    sums: Sums
+    decode: Decoder
+
+    def row(self, item: Item) -> Row:
+        """Adds one image to the shard; its row of the index, or the reject's."""
+        data: bytes | None = None
+        try:
+            data = _read(self.source, item)
+            picture = self.decode(data)
+        except BadImage as reason:
+            return Row(
+                key=item.key,
+                label=item.label,
+                source=item.path,
+                source_sha256=None if data is None else sha256(data),
+                width=None,
+                height=None,
+                offset=None,
+                size=None,
+                crc32=None,
+                status=str(reason),
+            )
+        jpeg = encode(picture.pixels, self.task.rule)
+        offset = self.tar.add(f"{item.key}.jpg", jpeg)
+        self.tar.add(f"{item.key}.cls", str(item.label).encode())
+        if self.task.split == "train":
+            self.sums.add(picture.pixels)
+        return Row(
+            key=item.key,
+            label=item.label,
+            source=item.path,
+            source_sha256=sha256(data),
+            width=picture.width,
+            height=picture.height,
+            offset=offset,
+            size=len(jpeg),
+            crc32=zlib.crc32(jpeg),
+            status=OK,
+        )
+
+
+def _read(source: Place, item: Item) -> bytes:
+    if item.size > MAX_FILE:
+        raise BadImage("too_large")
+    try:
+        return source.read(item.path)
+    except DataError:
+        raise BadImage("missing") from None  # it was there when the source was listed
