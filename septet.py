@@ -17,17 +17,19 @@ STAGES = ("pipeline.cli", "train.cli", "ensemble.cli")  # in the order that data
 class Stages(click.Group):
     """A group whose commands are the `COMMANDS` of the stages, loaded when first asked for."""
 
-    def _load(self) -> dict[str, click.Command]:
-        found = (importlib.import_module(stage).COMMANDS for stage in STAGES)
-        return {command.name: command for commands in found for command in commands}
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order that data flows."""
-        return list(self._load())
+        return [str(command.name) for stage in STAGES for command in _commands(stage)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name."""
-        return self._load().get(cmd_name)
+        """The command of that name; later stages are not even loaded once it is found."""
+        found = (command for stage in STAGES for command in _commands(stage))
+        return next((command for command in found if command.name == cmd_name), None)
+
+
+def _commands(stage: str) -> list[click.Command]:
+    commands: list[click.Command] = importlib.import_module(stage).COMMANDS
+    return commands
 
 
 @click.command(cls=Stages, context_settings={"help_option_names": ["-h", "--help"]})
