@@ -3,5 +3,5 @@
     source ──> plan ──> shard (a task each) ──> commits ──> index, statistics, manifest
 
 `listing` says what a source holds, `plan` fixes order and shards, `shard` makes one, `run` tells
-the whole story. Nothing here trains, and nothing here believes a picture's header before checking it.
+the whole story. Nothing here trains, and nothing here believes a header before checking it.
 """

@@ -20,8 +20,8 @@ import numpy as np
 from infra.errors import DataError
 from infra.manifest import Shard, sha256
 from infra.storage import Place
-from pipeline.image import SIDE
 from pipeline.moments import Moments
+from pipeline.rule import SIDE
 
 OK = "ok"
 
@@ -42,6 +42,16 @@ class Row:
     status: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What a task tells the driver; the rest is in the commit."""
+
+    shard: str
+    images: int
+    rejects: Counter[str]  # by reason
+    first_reject: str  # path and reason; empty without one
+
+
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 
@@ -54,9 +64,15 @@ class Commit:
     rows: tuple[Row, ...]
     moments: Moments | None
 
-    def rejects(self) -> Counter[str]:
-        """How many images were refused, by reason."""
-        return Counter(row.status for row in self.rows if row.status != OK)
+    def made(self) -> Made:
+        """The short form."""
+        bad = [row for row in self.rows if row.status != OK]
+        return Made(
+            shard=self.shard.name,
+            images=len(self.rows),
+            rejects=Counter(row.status for row in bad),
+            first_reject=f"'{bad[0].source}' ({bad[0].status})" if bad else "",
+        )
 
 
 def commit_name(shard: str) -> str:

@@ -1,9 +1,8 @@
 """One picture: from a source file's bytes to 256x256 RGB pixels, and from these to a JPEG.
 
-The paper, section 2: the shorter side to 256, then the central 256x256. Its filter is not known;
-here it is an antialiased bilinear one on bytes (torch). JPEG is decoded by torchvision, everything
-else by Pillow. Pictures are used as stored: no EXIF rotation, no colour profile; of an animation
-the first frame; transparency over white; 16 bits a channel become 8 by dropping the lower ones.
+JPEG is decoded by torchvision, everything else by Pillow; both are resized by torch, on bytes.
+Pictures are used as stored: no EXIF rotation, no colour profile; of an animation the first frame;
+transparency over white; 16 bits a channel become 8 by dropping the lower ones.
 """
 
 from __future__ import annotations
@@ -14,28 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipeline.header import PILLOW_ERRORS, PILLOW_FORMATS, BadImage, examine
-
-SIDE = 256  # pixels
-Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageRule:
-    """How pixels come to be; recorded in the manifest and part of the plan."""
-
-    short_side: int = SIDE
-    crop: str = "central 256x256"
-    filter: str = "bilinear, antialiased, uint8"
-    orientation: str = "as stored"
-    animation: str = "first frame"
-    transparency: str = "over white"
-    jpeg_quality: int = 90
-    jpeg_subsampling: str = "4:2:0"
+from pipeline.rule import SIDE, ImageRule, Pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,19 +27,6 @@ class Picture:
     pixels: Pixels
     width: int
     height: int
-
-
-def decoders() -> dict[str, str]:
-    """The versions that decide about pixels and bytes."""
-    import PIL
-    import torchvision
-
-    return {
-        "torch": torch.__version__.partition("+")[0],
-        "torchvision": torchvision.__version__.partition("+")[0],
-        "pillow": PIL.__version__,
-        "libjpeg": str(features.version("jpg")),
-    }
 
 
 def square(data: bytes) -> Picture:

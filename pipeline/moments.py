@@ -12,15 +12,13 @@ import io
 import itertools
 import math
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pipeline.image import SIDE, Pixels
+from pipeline.rule import SIDE
 
 PIXELS = SIDE * SIDE
 
@@ -46,14 +44,6 @@ class Moments:
             rgb_outer=np.zeros((3, 3), np.int64),
         )
 
-    @classmethod
-    def of(cls, images: Iterable[Pixels]) -> Moments:
-        """The moments of some (256, 256, 3) uint8 images."""
-        sums = Sums()
-        for image in images:
-            sums.add(image)
-        return sums.moments()
-
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of images together."""
         return Moments(
@@ -67,35 +57,6 @@ class Moments:
         """(3,) int64, the sum over all pixels."""
         total: NDArray[np.int64] = self.pixel_sum.sum(axis=(0, 1))
         return total
-
-
-class Sums:
-    """Adds images up one by one; what a shard's task uses."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._pixels = torch.zeros(SIDE, SIDE, 3, dtype=torch.int32)  # enough for 8 million images
-        self._outer = torch.zeros(3, 3, dtype=torch.float64)
-
-    def add(self, image: Pixels) -> None:
-        """Adds one (256, 256, 3) uint8 image.
-
-        Products are summed in float32 over rows of 256 pixels only: 256 * 255^2 = 16,646,400 is
-        below 2^24, so each of these sums is an exact integer, and float64 adds them exactly.
-        """
-        raw = torch.from_numpy(image)
-        self._pixels += raw
-        rows = raw.float()
-        self._outer += torch.bmm(rows.transpose(1, 2), rows).sum(dim=0, dtype=torch.float64)
-        self._count += 1
-
-    def moments(self) -> Moments:
-        """What has been added so far."""
-        return Moments(
-            count=self._count,
-            pixel_sum=self._pixels.numpy().astype(np.int64),
-            rgb_outer=self._outer.numpy().astype(np.int64),
-        )
 
 
 def stats_npz(moments: Moments) -> bytes:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from infra.errors import DataError
 from infra.manifest import DATASET_FORMAT, read_json, sha256, to_json
 from infra.storage import Place
-from pipeline.image import ImageRule, decoders
 from pipeline.listing import Listing
+from pipeline.rule import ImageRule, decoders
 
 RECORD = "_commits/plan.json"
 SHARD_SAMPLES = 1024  # about 20 MB a shard
@@ -112,7 +112,7 @@ class Plan:
         first = next(iter(self.splits.values()))
         return {
             "format": DATASET_FORMAT,
-            "image rule": {name: getattr(self.rule, name) for name in self.rule.__slots__},
+            "image rule": self.rule.record(),
             "decoder versions": decoders(),
             "seed": self.seed,
             "shard samples": self.shard_samples,

@@ -21,9 +21,9 @@ from infra.errors import DataError, RunError
 from infra.manifest import DatasetManifest, Shard, Split, sha256, to_json
 from infra.storage import Place
 from pipeline.commits import OK, Commit, Row, read_commit
-from pipeline.image import decoders
 from pipeline.moments import Moments, stats_npz
 from pipeline.plan import Plan, check_claim, shard_name
+from pipeline.rule import decoders
 
 INDEX, STATS, MANIFEST = "index.parquet", "stats.npz", "dataset.json"
 GROUP_ROWS = 16_384  # rows of one row group of the index
@@ -62,7 +62,7 @@ def publish(place: Place, plan: Plan, digest: str) -> DatasetManifest:
         index_sha256 = _put(place, INDEX, index.read_bytes())
     stats_sha256 = _put(place, STATS, stats_npz(total.moments))
     manifest = DatasetManifest(
-        image={name: getattr(plan.rule, name) for name in plan.rule.__slots__},
+        image=plan.rule.record(),
         seed=plan.seed,
         decoders=decoders(),
         classes=plan.splits["train"].classes,

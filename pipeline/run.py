@@ -7,6 +7,7 @@ another way to map a function over tasks.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -18,12 +19,11 @@ from infra.errors import ConfigError, DataError, RunError, SeptetError
 from infra.manifest import DatasetManifest, sha256, to_json
 from infra.progress import Progress
 from infra.storage import Place, open_place
-from pipeline.commits import finished
-from pipeline.image import ImageRule
+from pipeline.commits import Made, finished
 from pipeline.listing import Listing, class_folders, same_classes
 from pipeline.plan import Plan, ShardTask, claim, shard_samples_for
 from pipeline.publish import publish
-from pipeline.shard import Made, made, make_shard
+from pipeline.rule import ImageRule
 
 Outcome = tuple[ShardTask, Made | Exception]
 Execute = Callable[[Iterable[ShardTask]], Iterator[Outcome]]
@@ -86,7 +86,7 @@ def preprocess(job: Job, execute: Execute) -> Summary:
     plan = make_plan(job)
     digest = claim(place, plan)
     there = {
-        commit.shard.name: made(commit) for commit in finished(place, plan.shard_names(), digest)
+        commit.shard.name: commit.made() for commit in finished(place, plan.shard_names(), digest)
     }
     tally = Tally(job, plan.images, there.values())
     missing = (task for task in plan.tasks(place.uri, digest) if task.name not in there)
@@ -147,9 +147,14 @@ def on_ray(workers: int | None, address: str | None) -> Execute:
     """
 
     def execute(tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
+        tasks = iter(tasks)
+        first = next(tasks, None)
+        if first is None:
+            return  # nothing is missing: no need to start Ray
         cluster.connect(address, workers)
+        tasks = itertools.chain([first], tasks)
         yield from cluster.map_unordered(
-            make_shard, tasks, in_flight=workers or cluster.cores(), resources={"max_retries": 0}
+            _make_shard, tasks, in_flight=workers or cluster.cores(), resources={"max_retries": 0}
         )
 
     return execute
@@ -158,7 +163,14 @@ def on_ray(workers: int | None, address: str | None) -> Execute:
 def in_process(tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
     """One shard after the other, here: for tests and benchmarks."""
     for task in tasks:
-        yield task, make_shard(task)
+        yield task, _make_shard(task)
+
+
+def _make_shard(task: ShardTask) -> Made:
+    """Loads torch where shards are made, so that the driver starts and stays light without it."""
+    from pipeline.shard import make_shard
+
+    return make_shard(task)
 
 
 class Tally:

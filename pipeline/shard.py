@@ -7,7 +7,6 @@ after it. A bad image is a row with a reason, never an exception.
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -16,22 +15,12 @@ from infra.errors import DataError
 from infra.manifest import Shard, sha256
 from infra.storage import Place, open_place
 from pipeline.careful import Decoder, decoder
-from pipeline.commits import OK, Commit, Row, write_commit
+from pipeline.commits import OK, Commit, Made, Row, write_commit
 from pipeline.header import MAX_FILE, BadImage
 from pipeline.image import encode
-from pipeline.moments import Sums
 from pipeline.plan import Item, ShardTask
+from pipeline.sums import Sums
 from pipeline.tar import Tar
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
-    """What a task tells the driver; the rest is in the commit."""
-
-    shard: str
-    images: int
-    rejects: Counter[str]
-    first_reject: str  # path and reason; empty without one
 
 
 def make_shard(task: ShardTask) -> Made:
@@ -56,18 +45,7 @@ def make_shard(task: ShardTask) -> Made:
     )
     dataset.write(task.name, data)
     write_commit(dataset, commit)
-    return made(commit)
-
-
-def made(commit: Commit) -> Made:
-    """The short form of a commit."""
-    bad = next((row for row in commit.rows if row.status != OK), None)
-    return Made(
-        shard=commit.shard.name,
-        images=len(commit.rows),
-        rejects=commit.rejects(),
-        first_reject=f"'{bad.source}' ({bad.status})" if bad else "",
-    )
+    return commit.made()
 
 
 @dataclass(frozen=True, slots=True)
