@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
+from infra.errors import RunError
 from pipeline.header import BadImage
 from pipeline.image import Picture, square
 
@@ -23,32 +24,32 @@ DEATHS = 2  # of children on one picture, before it is blamed
 
 
 @contextlib.contextmanager
-def decoder(*, careful: bool) -> Iterator[Decoder]:
-    """A function from a file's bytes to a `Picture`; it raises `BadImage` as `image.square` does,
-    and with `careful` also for a picture that crashes ("kills_decoder") or hangs ("too_slow")."""
-    if not careful:
-        try:
-            yield _under_alarm
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        return
-    child = _Child()
+def decoder(
+    *, careful: bool, square: Decoder = square, patience_s: float = PATIENCE_S
+) -> Iterator[Decoder]:
+    """`square`, made safe: a function from a file's bytes to a `Picture` that raises `BadImage`.
+
+    With `careful` also for a picture that crashes ("kills_decoder") or hangs ("too_slow"); without,
+    such a picture ends this process, by SIGALRM if it hangs: nothing softer stops C code.
+    """
+
+    def under_alarm(data: bytes) -> Picture:
+        signal.setitimer(signal.ITIMER_REAL, patience_s)
+        return square(data)
+
+    child = _Child(square, patience_s)
     try:
-        yield child.decode
+        yield child.decode if careful else under_alarm
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         child.stop()
-
-
-def _under_alarm(data: bytes) -> Picture:
-    """The process dies by SIGALRM when one picture takes too long; nothing softer stops C code."""
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
-    return square(data)
 
 
 class _Child:
     """A process that decodes; started when needed, and again after a death."""
 
-    def __init__(self) -> None:
+    def __init__(self, square: Decoder, patience_s: float) -> None:
+        self._square, self._patience_s = square, patience_s
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -59,7 +60,7 @@ class _Child:
             pipe = self._start()
             try:
                 pipe.send_bytes(data)
-                if pipe.poll(PATIENCE_S):
+                if pipe.poll(self._patience_s):
                     reply = pipe.recv()
                     break
                 reason = "too_slow"
@@ -76,9 +77,13 @@ class _Child:
         if self._pipe is None:
             context = multiprocessing.get_context("spawn")  # a fork would inherit threads and locks
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self._process = context.Process(target=_serve, args=(theirs, self._square), daemon=True)
             self._process.start()
             theirs.close()
+            try:
+                self._pipe.recv()  # it is ready: loading torch is no picture's fault
+            except EOFError:
+                raise RunError("a child process for decoding cannot start; check memory.") from None
         return self._pipe
 
     def stop(self) -> None:
@@ -90,11 +95,12 @@ class _Child:
         self._process = self._pipe = None
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, square: Decoder) -> None:
     """The child: a picture or a reason for each message, until the pipe closes."""
     import torch
 
     torch.set_num_threads(1)
+    pipe.send("ready")
     with contextlib.suppress(EOFError):
         while True:
             data = pipe.recv_bytes()

@@ -23,6 +23,7 @@ MAX_METADATA = 1 << 20  # bytes of EXIF, ICC, comments: 65 MB of EXIF cost Pillo
 MAX_SEGMENTS = 1_000  # JPEG segments before the first scan, PNG chunks besides IDAT
 MAX_CHUNKS = 20_000  # PNG chunks of any kind
 MAX_SCAN_PIXELS = 1_000_000_000  # pixels times progressive scans: bounds the time of one decode
+MAX_PIXELS_A_BYTE = 1_000  # of a JPEG: a flat 16x16 tile takes 6 bits at least, so 340 is the most
 PILLOW_FORMATS = ("PNG", "GIF", "WEBP", "BMP", "PPM", "TIFF")
 PILLOW_ERRORS = (  # what Pillow's parsers raise on hostile bytes
     *(OSError, SyntaxError, ValueError, ArithmeticError, LookupError, EOFError, MemoryError),
@@ -94,6 +95,8 @@ def _jpeg(data: bytes) -> Header:
     if frame is None:
         raise BadImage("corrupt")
     height, width = frame
+    if height * width > MAX_PIXELS_A_BYTE * len(data):
+        raise BadImage("corrupt")
     if height * width * data.count(b"\xff\xda") > MAX_SCAN_PIXELS:
         raise BadImage("too_many_pixels")
     return Header(format="JPEG", width=width, height=height)

@@ -48,12 +48,13 @@ def encode(pixels: Pixels, rule: ImageRule) -> bytes:
 
 def _decode_jpeg(data: bytes) -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the buffer is read-only, and only read
-        raw = torch.frombuffer(data, dtype=torch.uint8)
-    try:
-        planes: torch.Tensor = decode_jpeg(raw, mode=ImageReadMode.RGB)
-    except RuntimeError:
-        raise BadImage("corrupt") from None
+        # the buffer is read-only, and only read; torchvision 0.29 announces the end of its decoder
+        warnings.simplefilter("ignore")
+        try:
+            raw = torch.frombuffer(data, dtype=torch.uint8)
+            planes: torch.Tensor = decode_jpeg(raw, mode=ImageReadMode.RGB)
+        except RuntimeError:
+            raise BadImage("corrupt") from None
     return planes.permute(1, 2, 0)  # (H, W, 3)
 
 

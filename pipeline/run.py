@@ -49,11 +49,11 @@ class Job:
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
-            ("--shard-samples", self.shard_samples or 1, 1, MAX_SHARD_SAMPLES),
+            ("--shard-samples", self.shard_samples, 1, MAX_SHARD_SAMPLES),
             ("--quality", self.quality, 1, 100),
             ("--max-bad", self.max_bad, 0, 1),
         ):
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ConfigError(f"{name} is {value}; it must be from {low} to {high}.")
 
 
