@@ -9,9 +9,7 @@ and Hinton 2012). Recipes differ only in data: one builder in `train/` serves al
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infra.errors import ConfigError
+from infra.tables import override_value, read_table
 
 FOLDER = Path(__file__).parent / "recipes"
 After = Literal["relu", "tanh", "norm", "spatial_norm", "pool", "dropout"]
@@ -100,6 +99,27 @@ class ResponseNorm:
     beta: float = 0.75
     within: Literal["half", "layer"] = "half"  # whose maps are neighbours
 
+    def __post_init__(self) -> None:
+        _demand(self.size % 2 == 1, "size", self.size, "an odd number")
+        _demand(self.k > 0 and self.alpha >= 0, "k, alpha", (self.k, self.alpha), "above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpatialNorm:
+    """b = a / (k + alpha * sum of a^2 over size x size pixels of the same map)^beta.
+
+    Not in the paper; the values are the 2012 source's "cnorm2", in the form of `ResponseNorm`.
+    """
+
+    size: int = 5
+    k: float = 1.0
+    alpha: float = 4e-5  # scale 1e-3, which the source divides by 5 x 5
+    beta: float = 0.75
+
+    def __post_init__(self) -> None:
+        _demand(self.size % 2 == 1, "size", self.size, "an odd number")
+        _demand(self.k > 0 and self.alpha >= 0, "k, alpha", (self.k, self.alpha), "above 0")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
@@ -108,12 +128,19 @@ class Augment:
     mean: Literal["crop", "centre", "channel"] = (
         "crop"  # mean image cut at the crop / at its centre / one RGB mean
     )
+    last_crop: bool = False  # 224 of 256 has 33 offsets; the paper's 2048 = 32 x 32 x 2 uses 32
     flip: bool = True
     colour: Literal["eigenvalue", "deviation", "none"] = (
         "eigenvalue"  # deviation = sqrt(eigenvalue)
     )
     colour_std: float = 0.1  # of the Gaussian that multiplies each component
     colour_scale: Literal[1, 255] = 1  # pixel range on which eigenvalues are taken
+    colour_divisor: float = 1.0  # the whole image is divided by it while colours are drawn
+    colour_epochs: int | None = None  # colours are drawn in so many first epochs; None = in all
+
+    def __post_init__(self) -> None:
+        _demand(self.colour_std >= 0, "colour_std", self.colour_std, "0 or more")
+        _demand(self.colour_divisor > 0, "colour_divisor", self.colour_divisor, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,22 +161,40 @@ class Optimizer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Levels:
+    """A layer's own learning rate: from epoch at[i] on, to[i] times its first; 0 freezes it."""
+
+    at: tuple[int, ...]
+    to: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _demand(len(self.at) == len(self.to), "to", self.to, f"{len(self.at)} numbers, as `at`")
+        _demand(list(self.at) == sorted(set(self.at)), "at", self.at, "rising epochs")
+        _demand(all(level >= 0 for level in self.to), "to", self.to, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """How long, and when the learning rate falls."""
+    """How long, and when the learning rate falls. Epoch 0 is the first."""
 
     epochs: int = 90
-    kind: Literal["plateau", "epochs", "exponential"] = "plateau"
+    kind: Literal["plateau", "epochs", "step", "exponential"] = "plateau"
     factor: float = 0.1  # what a drop multiplies the rate by
     drops: int = 3  # plateau: at most so many (section 5: "three times prior to termination")
     patience: int = 5  # plateau: epochs without a better validation error before a drop
     min_gain: float = 0.001  # plateau: share of the validation set that counts as better
     at: tuple[int, ...] = ()  # epochs: drop after so many epochs
+    every: int = 20  # step: drop after each so many epochs
     final: float = 0.01  # exponential: rate of the last epoch over the first
+    bias_drops: int | None = None  # biases follow so many drops of the weights; None = all
+    own: dict[str, Levels] = field(default_factory=dict)  # layers that keep a list of their own
 
     def __post_init__(self) -> None:
         _demand(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _demand(0 < self.factor < 1, "factor", self.factor, "between 0 and 1")
         _demand(0 < self.final <= 1, "final", self.final, "above 0, at most 1")
+        _demand(self.patience >= 1, "patience", self.patience, "at least 1")
+        _demand(self.every >= 1, "every", self.every, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,6 +206,9 @@ class Compute:
     )
     cores: int = 1  # CPU cores of one replica
 
+    def __post_init__(self) -> None:
+        _demand(self.cores >= 1, "cores", self.cores, "at least 1")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -171,10 +219,15 @@ class Recipe:
     layers: dict[str, Layer]
     network: Network = field(default_factory=Network)
     norm: ResponseNorm = field(default_factory=ResponseNorm)
+    spatial_norm: SpatialNorm = field(default_factory=SpatialNorm)
     augment: Augment = field(default_factory=Augment)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        for name in self.schedule.own:
+            _demand(name in self.layers, "schedule.own", name, ", ".join(self.layers))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_dict` takes them and as `member.json` stores them."""
@@ -199,88 +252,10 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe '{path}' is not valid TOML: {error}.") from None
     for override in overrides:
-        _override(raw, override)
+        override_value(raw, override)
     return from_dict(raw)
 
 
 def from_dict(raw: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; raises `ConfigError` for unknown keys and bad values."""
-    return typing.cast(Recipe, _build(Recipe, raw, "recipe"))
-
-
-def _override(raw: dict[str, Any], text: str) -> None:
-    key, equals, literal = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: write it as key=value, e.g. schedule.epochs=20.")
-    try:
-        value = tomllib.loads(f"value = {literal}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = literal  # a bare word is a string
-    *parents, last = key.strip().split(".")
-    table = raw
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {text}: '{parent}' is a value, not a table.")
-    table[last] = value
-
-
-def _build(kind: type, raw: Any, where: str) -> Any:
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where} must be a table of keys, not {raw!r}.")
-    hints = typing.get_type_hints(kind)
-    for key in raw:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(hints)}."
-            raise ConfigError(f"{where} has no key '{key}'; {hint}")
-    missing = [
-        item.name
-        for item in dataclasses.fields(kind)
-        if item.name not in raw
-        and item.default is dataclasses.MISSING
-        and item.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where} lacks the key '{missing[0]}'.")
-    values = {key: _value(hints[key], value, f"{where}.{key}") for key, value in raw.items()}
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}.") from None
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
-    if origin is Literal:
-        if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
-            raise ConfigError(f"{where} is {value!r}; allowed: {', '.join(map(repr, args))}.")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return (
-            None
-            if value is None
-            else _value(next(a for a in args if a is not type(None)), value, where)
-        )
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} must be a table of keys, not {value!r}.")
-        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin is tuple:
-        return _tuple(args, value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} is {value!r}; it must be of type {hint.__name__}.")
-    return value
-
-
-def _tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise ConfigError(f"{where} is {value!r}; it must be a list.")
-    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-    if len(kinds) != len(value):
-        raise ConfigError(f"{where} has {len(value)} entries; it must have {len(kinds)}.")
-    return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    return typing.cast(Recipe, read_table(Recipe, raw, "recipe"))

@@ -8,6 +8,8 @@ different for about ten steps after each drop, when the velocity here still carr
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 
@@ -28,26 +30,32 @@ class Momentum:
 
     @torch.no_grad()
     def step(self, rates: Rates) -> None:
-        """One update from the parameters' `.grad` (gradients of the batch's mean loss)."""
-        optimizer = self.recipe.optimizer
-        for row in self.net.rows:
-            for part, lr, decay in (
-                ("weight", rates.weights[row.name], optimizer.weight_decay),
-                ("bias", rates.biases[row.name], optimizer.bias_decay),
-            ):
-                name = f"{row.name}.{part}"
-                self._update(name, lr, decay)
+        """One update from the parameters' `.grad` (gradients of the batch's mean loss).
 
-    def _update(self, name: str, lr: float, decay: float) -> None:
-        if lr == 0.0:
-            return  # 2012 source: a rate of 0 freezes the layer, velocity and decay included
-        for share, v in zip(self.net.shares(name), self.velocity[name], strict=True):
-            assert share.grad is not None, f"{name} has no gradient"
-            v.mul_(self.recipe.optimizer.momentum)
+        A layer whose rate is 0 is frozen: no decay, and its velocity waits (2012 source).
+        """
+        momentum = self.recipe.optimizer.momentum
+        for (lr, decay, _), pairs in self._groups(rates).items():
+            weights, velocity = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            torch._foreach_mul_(velocity, momentum)
             if decay:
-                v.add_(share, alpha=-decay * lr)
-            v.add_(share.grad, alpha=-lr)
-            share.add_(v)
+                torch._foreach_add_(velocity, weights, alpha=-decay * lr)
+            torch._foreach_add_(velocity, [_gradient(weight) for weight in weights], alpha=-lr)
+            torch._foreach_add_(weights, velocity)
+
+    def _groups(self, rates: Rates) -> dict[tuple[float, float, int], list[tuple[Tensor, Tensor]]]:
+        """(weights, velocity) of what is updated alike on one device: few kernels on a GPU."""
+        optimizer = self.recipe.optimizer
+        found = defaultdict[tuple[float, float, int], list[tuple[Tensor, Tensor]]](list)
+        for name in self.net.canonical_names():
+            layer, part = name.rsplit(".", 1)
+            weight = part == "weight"
+            lr = (rates.weights if weight else rates.biases)[layer]
+            decay = optimizer.weight_decay if weight else optimizer.bias_decay
+            shares = zip(self.net.shares(name), self.velocity[name], strict=True)
+            for half, pair in enumerate(shares if lr != 0.0 else ()):
+                found[lr, decay, half].append(pair)
+        return found
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
@@ -63,3 +71,8 @@ class Momentum:
         """Takes velocities saved by `state`; raises `DataError` naming what does not fit."""
         for name, shares in self.velocity.items():
             split(shares, name, state)
+
+
+def _gradient(share: Tensor) -> Tensor:
+    assert share.grad is not None, "step comes after a backward pass"
+    return share.grad
