@@ -61,6 +61,7 @@ class Network:
     halves: Literal[1, 2] = 2  # 2 = the paper's two GPUs
     crop_px: int = 224  # side of the crop, in pixels of the 256x256 picture
     shrink: int = 1  # crops are averaged over shrink x shrink pixels: a cheaper, coarser input
+    input_scale: float = 1.0  # multiplies the input; 1 = the paper's levels, 0-255 less the mean
     input_pad: tuple[int, int, int, int] = (
         0,
         3,
@@ -78,6 +79,7 @@ class Network:
         _demand(16 <= self.crop_px <= 256, "crop_px", self.crop_px, "16 to 256")
         fits = self.shrink >= 1 and self.crop_px % self.shrink == 0
         _demand(fits, "shrink", self.shrink, "a whole number that divides crop_px")
+        _demand(self.input_scale > 0, "input_scale", self.input_scale, "above 0")
         _demand(0 <= self.dropout < 1, "dropout", self.dropout, "0 to below 1")
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from infra.errors import DataError
 from infra.recipes import Recipe
 from train import draws
-from train.norms import response_norm
+from train.norms import response_norm, spatial_norm
 from train.table import Row, layer_table
 
 WEIGHTS, DROPOUT = 1, 2  # what a draw is for: the first key of every draw of this module
@@ -69,8 +69,9 @@ class AlexNet(nn.Module):
         With `drop`, the pass of a training step; without, the pass of a test (section 4.2).
         """
         kind, half = self.devices[0].type, self.recipe.compute.dtype == "bfloat16"
+        network = self.recipe.network
         with torch.autocast(kind, torch.bfloat16, enabled=half):
-            x = F.pad(images, self.recipe.network.input_pad)
+            x = F.pad(images * network.input_scale, network.input_pad)
             x = x.contiguous(memory_format=torch.channels_last)
             maps = [x.to(device, non_blocking=True) for device in self.devices]
             for row in self.rows:
@@ -106,7 +107,9 @@ class AlexNet(nn.Module):
         if step == "tanh":
             return [torch.tanh(m) for m in maps]
         if step == "norm":
-            return [response_norm(m, self.recipe.norm) for m in maps]
+            return self._response_norm(maps)
+        if step == "spatial_norm":
+            return [spatial_norm(m, self.recipe.spatial_norm) for m in maps]
         if step == "pool":
             return [F.max_pool2d(m, network.pool_size, network.pool_stride) for m in maps]
         keep = 1.0 - network.dropout
@@ -114,6 +117,19 @@ class AlexNet(nn.Module):
             return maps if network.dropout_scales == "train" else [m * keep for m in maps]
         level = keep if network.dropout_scales == "train" else 1.0
         return [m * (_mask(drop, row, keep, half, m) / level) for half, m in enumerate(maps)]
+
+    def _response_norm(self, maps: list[Tensor]) -> list[Tensor]:
+        norm = self.recipe.norm
+        if norm.within == "half" or len(maps) == 1:
+            return [response_norm(m, norm) for m in maps]
+        a, b = maps  # neighbours across the halves: only the maps at the seam travel
+        edge = norm.size // 2
+        a_more = torch.cat((a, b[:, :edge].to(a.device)), 1)
+        b_more = torch.cat((a[:, -edge:].to(b.device), b), 1)
+        return [
+            response_norm(a_more, norm)[:, : a.shape[1]],
+            response_norm(b_more, norm)[:, edge:],
+        ]
 
     def canonical_names(self) -> list[str]:
         """Names of all parameters in the canonical layout: conv1.weight, conv1.bias, ..."""
