@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torchvision.io import encode_jpeg
+from PIL import Image
 
 from infra.recipes import Recipe, from_dict
 
@@ -111,7 +111,10 @@ def _write_split(
 def _write_sample(
     tar: tarfile.TarFile, shard: str, split: str, number: int, label: int
 ) -> dict[str, Any]:
-    jpeg = bytes(encode_jpeg(picture(split, number, label), quality=90).numpy().tobytes())
+    pixels = picture(split, number, label).permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    jpeg = file.getvalue()
     key = f"{split}-{number:05}"
     for name, data in ((f"{key}.jpg", jpeg), (f"{key}.cls", str(label).encode())):
         entry = tarfile.TarInfo(name)
@@ -169,6 +172,7 @@ def tiny_recipe(**changes: Any) -> Recipe:
         "network": {"crop_px": 224, "shrink": 2, "input_pad": [0, 0, 0, 0]},
         "optimizer": {"batch": 8, "lr": 0.002, "bias_lr": 0.002},
         "schedule": {"epochs": 3, "patience": 1},
+        "compute": {"cores": 1},
     }
     for name in ("conv1", "conv2", "fc6", "fc8"):
         raw["layers"][name]["std"] = 0.05

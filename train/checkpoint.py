@@ -15,7 +15,6 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -23,9 +22,9 @@ from torch import Tensor
 from infra.errors import DamageError, DataError, StorageError
 from infra.manifest import sha256, to_json
 from infra.storage import Place
+from train.sight import Row
 
 FORMAT = 1
-Row = dict[str, Any]  # one epoch's metrics, as in metrics.jsonl
 
 
 @dataclass(kw_only=True, slots=True)

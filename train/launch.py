@@ -11,7 +11,6 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -23,62 +22,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from infra.errors import ConfigError, RunError, SeptetError
 from infra.manifest import DatasetManifest
 from infra.storage import open_place
-from train.checkpoint import Row, steps
+from train.checkpoint import steps
 from train.fit import fit
 from train.job import Job
+from train.mailbox import Mail, Mailbox
 from train.member import Member, open_run, read_member
 from train.replica import Replica
-from train.sight import QUIET, Observer
+from train.sight import QUIET, Observer, Row
 
-TRIES = 4  # starts in a row without a new checkpoint before a run is given up
 LOOK_S = 0.2  # seconds between two looks into the mailbox
 SAY_S = 0.5  # seconds between two words from the worker
-
-
-@dataclass(kw_only=True, slots=True)
-class Mail:
-    """What the workers said since the last look."""
-
-    rows: list[Row] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    done: int = 0  # images done, of `total`
-    total: int = 0
-
-
-class Mailbox:
-    """Between the driver and the workers; an actor on the driver's node."""
-
-    def __init__(self) -> None:
-        self.mail, self.stopping = Mail(), False
-        self.failure: SeptetError | None = None
-        self.starts, self.from_step = 0, -1
-
-    def say(self, mail: Mail) -> bool:
-        """Adds a worker's words; returns whether it should stop."""
-        self.mail.rows += mail.rows
-        self.mail.warnings += mail.warnings
-        self.mail.done, self.mail.total = mail.done, mail.total
-        return self.stopping
-
-    def take(self, stop: bool) -> Mail:
-        """All words since the last take; `stop` asks the workers to end."""
-        self.stopping = self.stopping or stop
-        mail, self.mail = self.mail, Mail(done=self.mail.done, total=self.mail.total)
-        return mail
-
-    def begin(self, step: int) -> bool:
-        """Replica 0 is about to start at a step; False when there is no sense in it."""
-        self.starts = self.starts + 1 if step == self.from_step else 1
-        self.from_step = step
-        return self.failure is None and self.starts <= TRIES
-
-    def fail(self, error: SeptetError) -> None:
-        """An error that another start would not cure; the first one stays."""
-        self.failure = self.failure or error
-
-    def verdict(self) -> tuple[SeptetError | None, int]:
-        """What failed, and how many starts the last checkpoint has seen."""
-        return self.failure, self.starts
 
 
 class Words:
@@ -121,7 +74,7 @@ class Words:
 def train_on_ray(job: Job, observer: Observer = QUIET) -> Member:
     """The job's member, trained by Ray Train on the connected cluster, from where it was left.
 
-    A dead worker is replaced and the run goes on from its last checkpoint; after `TRIES` starts
+    A dead worker is replaced and the run goes on from its last checkpoint; after four starts
     without progress it is given up. Raises `KeyboardInterrupt` when the observer asked to stop (a
     checkpoint is written first), `ConfigError` when the cluster cannot hold the replicas or the
     folder is another job's, and what `fit` raises.
@@ -139,15 +92,10 @@ def train_on_ray(job: Job, observer: Observer = QUIET) -> Member:
             stopped = _watch(thread, mailbox, observer)
         finally:
             thread.join()
-    failure, starts = ray.get(mailbox.verdict.remote())
+    failure: SeptetError | None = ray.get(mailbox.verdict.remote())
     ray.kill(mailbox)
     if failure is not None:
         raise failure
-    if starts > TRIES:
-        raise RunError(
-            f"the training of '{job.run}' died {TRIES} times without a new checkpoint; its last "
-            "checkpoint is kept: look at Ray's worker logs, then run the same command again."
-        )
     if ended:
         raise RunError(f"Ray ended the training of '{job.run}': {ended[0]}.") from ended[0]
     if run.size("member.json") is None and stopped:
@@ -225,7 +173,8 @@ def _work(config: dict[str, Any]) -> None:
         fit(job, replica=replica, observer=words.observer())
     except SeptetError as error:
         ray.get(mailbox.fail.remote(error))
-        raise
+        if replica.count > 1:
+            raise  # the others wait for this one: Ray must end them
     finally:
         if replica.rank == 0:
             words.flush()

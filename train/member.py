@@ -32,9 +32,9 @@ from infra.manifest import (
 from infra.recipes import Recipe, from_dict
 from infra.storage import Place
 from train.augment import ImageStatistics
-from train.checkpoint import Row
 from train.job import Job
 from train.network import AlexNet, load_canonical
+from train.sight import Row
 
 CPU = torch.device("cpu")
 FREE = ("recipe.summary", "recipe.compute.cores")  # may change when a run is continued

@@ -19,7 +19,6 @@ from train.augment import ImageStatistics, training_batch
 from train.checkpoint import (
     Checkpoint,
     CheckpointWriter,
-    Row,
     Tally,
     newest_checkpoint,
     read_checkpoint,
@@ -34,7 +33,7 @@ from train.prefetch import ahead
 from train.replica import Replica
 from train.samples import Samples
 from train.schedule import Rates
-from train.sight import Observer
+from train.sight import Observer, Row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +92,7 @@ class Run:
         self.writer = CheckpointWriter(self.checkpoints, job.keep)
         self._resume()
         self.wrapped = replica.wrap(self.network)
+        self._show_progress()
 
     @property
     def epoch(self) -> int:
@@ -188,11 +188,11 @@ class Run:
         tally.loss += update.loss
         tally.seconds += spent_s
         tally.waited_s += waited_s
-        if self.replica.rank == 0:
-            self.show_progress()
+        self._show_progress()
 
-    def show_progress(self) -> None:
-        """Tells the observer how many images are done, of how many."""
+    def _show_progress(self) -> None:
+        if self.replica.rank:
+            return
         epochs, samples = self.job.recipe.schedule.epochs, self.order.samples
         self.observer.tick(self.epoch * samples + self.state.tally.images, epochs * samples)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode  # registers torch.ops.image
 
 from infra.errors import DamageError, DataError
 from infra.manifest import DatasetManifest, read_checked
@@ -92,7 +92,9 @@ class Samples:
     def _decode(self, number: int) -> Tensor:
         data = torch.frombuffer(bytearray(self._bytes(number)), dtype=torch.uint8)
         try:
-            picture: Tensor = decode_jpeg(data, mode=ImageReadMode.RGB)
+            # torchvision.io.decode_jpeg is this operator and, since 0.29, a warning for each call,
+            # which cannot be silenced thread by thread
+            picture: Tensor = torch.ops.image.decode_jpeg(data, ImageReadMode.RGB.value, False)
         except RuntimeError as error:
             raise DamageError(f"{self._name(number)} is not a JPEG ({error}).") from None
         if picture.shape != (3, SIDE, SIDE):

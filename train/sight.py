@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from infra.progress import duration
-from train.checkpoint import Row
+
+Row = dict[str, Any]  # one epoch's metrics, as in metrics.jsonl
 
 
 def _ignore(*_: object) -> None:
