@@ -20,6 +20,7 @@ Part = tuple[
     Points, bool
 ]  # an outline in [-1, 1]^2, and whether it adds to the shape or cuts a hole
 FINE = 2  # outlines are drawn at this multiple and reduced: smooth edges
+STRANGE = 0.3  # share of things in a colour that is not usual for their kind
 ODD_EVERY = 40  # one picture in so many is greyscale, CMYK or a PNG in disguise
 
 
@@ -142,24 +143,30 @@ def draw(name: str, rng: np.random.Generator) -> Image.Image:
     width, height = (int(side) for side in rng.integers(260, 421, 2))
     size = (width, height)
     picture = _background(size, rng)
-    others = [other for other in SHAPES if other != name]
-    for _ in range(rng.integers(1, 4)):  # small things of other kinds, half hidden by what follows
-        _paste(picture, str(rng.choice(others)), float(rng.uniform(0.08, 0.17)), rng)
-    _clutter(picture, rng, int(rng.integers(2, 7)))
-    _paste(picture, name, float(rng.uniform(0.26, 0.48)), rng)
-    _clutter(picture, rng, int(rng.integers(0, 4)))
+    _clutter(picture, rng, int(rng.integers(1, 6)))
+    if rng.random() < 0.3:  # a small thing of another kind
+        other = str(rng.choice([kind for kind in SHAPES if kind != name]))
+        _paste(picture, other, float(rng.uniform(0.08, 0.13)), rng)
+    _paste(picture, name, float(rng.uniform(0.3, 0.46)), rng)
+    _clutter(picture, rng, int(rng.integers(0, 3)))
     noise = rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(2, 14))
     pixels = np.asarray(picture, np.float32) + noise
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
-    hue, saturation, value = rng.uniform(0, 1), rng.uniform(0.1, 0.9), rng.uniform(0.2, 1)
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+def _colour(rng: np.random.Generator, hue: float | None = None) -> tuple[int, int, int]:
+    """Any muted colour, or a strong one near `hue`: things have their usual colours, as in life."""
+    if hue is None:
+        tint = (rng.uniform(), rng.uniform(0.05, 0.55), rng.uniform(0.25, 0.95))
+    else:
+        tint = (rng.normal(hue, 0.06) % 1, rng.uniform(0.55, 1), rng.uniform(0.4, 1))
+    red, green, blue = colorsys.hsv_to_rgb(*tint)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _texture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def _texture(
+    size: tuple[int, int], rng: np.random.Generator, hue: float | None = None
+) -> Image.Image:
     """Two colours mixed by a gradient, stripes, checks or blotches."""
     width, height = size
     angle, period = rng.uniform(0, np.pi), rng.uniform(8, 50)
@@ -177,7 +184,7 @@ def _texture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     else:
         small = Image.fromarray(rng.integers(0, 256, (7, 9), dtype=np.uint8))
         mix = np.asarray(small.resize(size, Image.Resampling.BICUBIC), np.float32) / 255
-    one, two = _colour(rng), _colour(rng)
+    one, two = _colour(rng, hue), _colour(rng, hue)
     levels = Image.fromarray((255 * mix).astype(np.uint8))
     return Image.merge(
         "RGB",
@@ -190,14 +197,14 @@ def _texture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 def _background(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     picture = _texture(size, rng)
-    return picture.filter(ImageFilter.BoxBlur(float(rng.uniform(0, 5))))
+    return picture.filter(ImageFilter.BoxBlur(float(rng.uniform(2, 9))))
 
 
 def _paste(picture: Image.Image, name: str, scale: float, rng: np.random.Generator) -> None:
     """Draws a shape of `scale` times the short side (its half width) somewhere in the picture."""
     radius = scale * min(picture.size)
-    middle = np.array([rng.uniform(0.8 * radius, side - 0.8 * radius) for side in picture.size])
-    angle, squeeze = rng.normal(0, 0.3), rng.uniform(0.75, 1.0)
+    middle = np.array([rng.uniform(0.9 * radius, side - 0.9 * radius) for side in picture.size])
+    angle, squeeze = rng.normal(0, 0.2), rng.uniform(0.8, 1.0)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn = turn @ np.diag([rng.choice((-1, 1)) * radius, squeeze * radius])
     half = int(1.6 * radius) + 8  # a window that holds the turned shape and its shadow
@@ -210,7 +217,8 @@ def _paste(picture: Image.Image, name: str, scale: float, rng: np.random.Generat
     shade = mask.filter(ImageFilter.BoxBlur(5)).point([level // 3 for level in range(256)])
     left, top = (int(value) - half for value in middle)
     picture.paste((0, 0, 0), (left + 4, top + 5), shade)  # so that equal colours still show
-    picture.paste(_texture(mask.size, rng), (left, top), mask)
+    usual = None if rng.random() < STRANGE else list(SHAPES).index(name) / len(SHAPES)
+    picture.paste(_texture(mask.size, rng, usual), (left, top), mask)
 
 
 def _clutter(picture: Image.Image, rng: np.random.Generator, count: int) -> None:
