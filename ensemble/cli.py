@@ -1,0 +1,264 @@
+"""`septet ensemble`, `evaluate`, `predict`, `report`, `pull`: the command line of this stage."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ensemble.build import Trained
+    from ensemble.plan import EnsemblePlan
+    from ensemble.predict import Prediction
+    from infra.recipes import Recipe
+    from infra.tracking import Version
+    from train.evaluate import Score
+
+VIEWS = click.Choice(["1", "10"])
+DEVICE = click.Choice(["cpu", "cuda"])
+TRACKING = "MLflow's address; else MLFLOW_TRACKING_URI, else ./mlflow.db."
+
+
+@click.command(
+    name="ensemble",
+    epilog="Example: septet ensemble photos-dataset seven --recipe paper --register photos",
+)
+@click.argument("dataset")
+@click.argument("out")
+@click.option("--recipe", "recipe_name", default="paper", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Replace one value.")
+@click.option("--members", type=click.IntRange(1), default=7, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=1, help="Of the first member.")
+@click.option("--device", type=DEVICE, help="Default: cuda where the cluster has it.")
+@click.option("--replicas", type=click.IntRange(1), default=1, help="Copies that share a batch.")
+@click.option("--parallel", type=click.IntRange(1), help="Members at once; default: what fits.")
+@click.option("--views", type=VIEWS, default="1", help="Views of a picture when measuring.")
+@click.option("--register", "name", help="Register the ensemble in MLflow under this name.")
+@click.option("--alias", help="Point models:/NAME@ALIAS at it.")
+@click.option("--tracking-uri", help=TRACKING)
+@click.option("--address", help="A Ray cluster's address; else RAY_ADDRESS, else a local Ray.")
+@click.option("--json", "as_json", is_flag=True, help="End with the result as a line of JSON.")
+def ensemble_command(dataset: str, out: str, **options: Any) -> None:
+    """Train the missing members on DATASET into the folder OUT, average, report, register.
+
+    Run it again to continue: finished members are kept, begun ones go on, failed ones are tried
+    again. When some members fail, the ensemble is made of the others; they are named, and the exit
+    code is 1.
+    """
+    from ensemble.build import train_ensemble
+    from infra.cluster import connect
+    from infra.errors import InputError, RunError
+    from infra.recipes import load_recipe
+    from infra.tracking import Tracking
+    from train.interrupt import stop_on_signals
+
+    if options["alias"] and not options["name"]:
+        raise InputError("--alias needs a name to belong to: give --register NAME too.")
+    recipe = load_recipe(options["recipe_name"], options["overrides"])
+    tracking = Tracking(options["tracking_uri"])
+    connect(options["address"])
+    plan = _plan(dataset, out, recipe, options)
+    with stop_on_signals() as stop:
+        trained = train_ensemble(plan, tracking, show=_say, stop=stop)
+    version = _register(trained, plan, options["name"], options["alias"])
+    _tell(trained, plan, version, as_json=options["as_json"])
+    if trained.ensemble.failed:
+        failed = ", ".join(str(failure.number) for failure in trained.ensemble.failed)
+        raise RunError(
+            f"member {failed} of '{out}' failed and is left out of the ensemble; "
+            "run the same command again to try once more."
+        )
+
+
+@click.command(epilog="Example: septet evaluate seven photos-dataset --views 10")
+@click.argument("model")
+@click.argument("dataset")
+@click.option("--views", type=VIEWS, default="1", show_default=True)
+@click.option("--device", type=DEVICE, default="cpu", show_default=True)
+@click.option("--tracking-uri", help=TRACKING)
+@click.option("--json", "as_json", is_flag=True, help="End with the result as a line of JSON.")
+def evaluate(model: str, dataset: str, **options: Any) -> None:
+    """Exact top-1 and top-5 error of MODEL on DATASET's validation split.
+
+    MODEL is the folder of a member or an ensemble, or models:/NAME@ALIAS.
+    """
+    from ensemble.average import interval
+    from ensemble.model import open_model
+    from ensemble.score import score_model
+    from infra.storage import open_place
+
+    with open_model(model, options["device"], options["tracking_uri"]) as loaded:
+        score = score_model(loaded, open_place(dataset), num_views=int(options["views"]))
+    if options["as_json"]:
+        _say_json(_figures(score) | {"model": model, "views": int(options["views"])})
+        return
+    click.echo(f"{score.samples:,} pictures, views: {options['views']}")
+    for name, wrong in (("top-1", score.top1_wrong), ("top-5", score.top5_wrong)):
+        low, high = (100 * bound for bound in interval(wrong, score.samples))
+        error = 100 * wrong / score.samples
+        click.echo(f"{name} error {error:6.2f} %   (95 % interval {low:.2f} to {high:.2f} %)")
+
+
+@click.command(epilog="Example: septet predict models:/photos@champion holiday.jpg more/ --top 3")
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--views", type=VIEWS, default="1", show_default=True)
+@click.option("--device", type=DEVICE, default="cpu", show_default=True)
+@click.option("--tracking-uri", help=TRACKING)
+@click.option(
+    "--json", "as_json", is_flag=True, help="A line of JSON a picture, and one at the end."
+)
+def predict(model: str, images: tuple[str, ...], **options: Any) -> None:
+    """The most probable labels of IMAGEs: files, folders or tars (streamed, never unpacked).
+
+    MODEL is the folder of a member or an ensemble, or models:/NAME@ALIAS. A picture that cannot be
+    read is named with its reason, and the rest are predicted.
+    """
+    from ensemble.model import open_model
+    from ensemble.pictures import demand_sources, pictures
+    from ensemble.predict import predict as predictions
+    from infra.errors import DataError
+    from pipeline.careful import decoder
+
+    demand_sources(images)
+    good = bad = 0
+    with (
+        open_model(model, options["device"], options["tracking_uri"]) as loaded,
+        decoder(careful=True) as decode,
+    ):
+        for found in predictions(
+            loaded,
+            pictures(images),
+            decode=decode,
+            top=options["top"],
+            num_views=int(options["views"]),
+        ):
+            good, bad = good + (not found.reason), bad + bool(found.reason)
+            _show_prediction(found, as_json=options["as_json"])
+    if options["as_json"]:
+        _say_json({"predicted": good, "refused": bad})
+    if not good:
+        raise DataError(f"none of the {bad} pictures could be read.")
+
+
+@click.command(epilog="Example: septet report seven")
+@click.argument("out")
+def report(out: str) -> None:
+    """Make OUT/report/index.html again, from the files of the ensemble's folder alone."""
+    from ensemble.report import write_report
+    from infra.storage import open_place
+
+    place = open_place(out)
+    click.echo(f"{place.uri}/{write_report(place)}")
+
+
+@click.command(epilog="Example: septet pull models:/photos@champion photos-ensemble")
+@click.argument("model", metavar="models:/NAME@ALIAS")
+@click.argument("folder", metavar="DIR")
+@click.option("--tracking-uri", help=TRACKING)
+def pull(model: str, folder: str, tracking_uri: str | None) -> None:
+    """Fetch a registered ensemble into the folder DIR, and check every digest.
+
+    DIR appears whole or not at all.
+    """
+    from ensemble.registry import pull as fetch
+    from infra.storage import open_place
+    from infra.tracking import Tracking
+
+    made = fetch(model, folder, Tracking(tracking_uri))
+    click.echo(
+        f"{open_place(folder).uri}: {len(made.members)} members, {len(made.files)} files checked, "
+        f"top-1 error {100 * made.score.top1_error:.2f} %"
+    )
+
+
+def _plan(dataset: str, out: str, recipe: Recipe, options: dict[str, Any]) -> EnsemblePlan:
+    from ensemble.members import has_gpus
+    from ensemble.plan import EnsemblePlan
+
+    return EnsemblePlan(
+        dataset=dataset,
+        out=out,
+        recipe=recipe,
+        members=options["members"],
+        seed=options["seed"],
+        replicas=options["replicas"],
+        device=options["device"] or ("cuda" if has_gpus() else "cpu"),
+        parallel=options["parallel"],
+        views=10 if options["views"] == "10" else 1,
+    )
+
+
+def _register(
+    trained: Trained, plan: EnsemblePlan, name: str | None, alias: str | None
+) -> Version | None:
+    """Registers when a name is given; closes the run in MLflow."""
+    from ensemble.registry import register
+    from infra.storage import open_place
+
+    version = register(open_place(plan.out), trained.run, name, alias) if name else None
+    trained.run.finish(ok=not trained.ensemble.failed)
+    return version
+
+
+def _tell(trained: Trained, plan: EnsemblePlan, version: Version | None, *, as_json: bool) -> None:
+    from infra.storage import open_place
+
+    made, place = trained.ensemble, open_place(plan.out)
+    alone = [part.score.top1_error for part in made.members]
+    if as_json:
+        _say_json(
+            _figures(made.score)
+            | {
+                "out": place.uri,
+                "sha256": trained.sha256,
+                "members": [part.number for part in made.members],
+                "failed": [failure.number for failure in made.failed],
+                "members_top1_error": alone,
+                "registered": version.uri if version else None,
+            }
+        )
+        return
+    click.echo(
+        f"{len(alone)} members averaged: top-1 error {100 * made.score.top1_error:.2f} %, "
+        f"top-5 {100 * made.score.top5_error:.2f} % "
+        f"(a member alone: {100 * sum(alone) / len(alone):.2f} % on average)"
+    )
+    click.echo(f"report: {place.uri}/report/index.html")
+    if version:
+        click.echo(f"registered: {version.uri} in {trained.run.tracking.uri}")
+
+
+def _figures(score: Score) -> dict[str, Any]:
+    return {
+        "samples": score.samples,
+        "top1_error": score.top1_error,
+        "top5_error": score.top5_error,
+        "loss": score.mean_loss,
+    }
+
+
+def _show_prediction(found: Prediction, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        _say_json(asdict(found))
+    elif found.reason:
+        _say(f"{found.name}: refused, {found.reason}")
+    else:
+        click.echo(found.name)
+        for guess in found.guesses:
+            click.echo(f"  {100 * guess.probability:5.1f} %  {guess.words}")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _say_json(values: dict[str, Any]) -> None:
+    click.echo(json.dumps(values, sort_keys=True))
+
+
+COMMANDS: list[click.Command] = [ensemble_command, evaluate, predict, report, pull]
