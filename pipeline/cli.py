@@ -41,14 +41,12 @@ def preprocess(*, workers: int | None, address: str | None, as_json: bool, **opt
 
     Example: septet preprocess photos/train dataset --val photos/val
     """
-    from infra.manifest import to_json
     from pipeline.run import Job, on_ray
     from pipeline.run import preprocess as run
 
     summary = run(Job(**options), on_ray(workers, address))
     if as_json:
-        values = dataclasses.asdict(summary) | {"images_per_s": summary.images_per_s}
-        click.echo(" ".join(to_json(values).decode().split()))
+        click.echo(_json_line(summary))
         return
     click.echo(_sentence(summary))
 
@@ -72,4 +70,43 @@ def _sentence(summary: Any) -> str:
     )
 
 
-COMMANDS: list[click.Command] = [preprocess]
+@click.command()
+@click.argument("dataset")
+@click.option("--deep", is_flag=True, help="Also read every shard and check every sample.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON, on one line.")
+def verify(dataset: str, *, deep: bool, as_json: bool) -> None:
+    """Prove DATASET complete and unharmed, or name what is not; exit code 1 then.
+
+    Example: septet verify dataset --deep
+    """
+    from infra.errors import DamageError
+    from infra.storage import open_place
+    from pipeline.verify import verify as run
+
+    report = run(open_place(dataset), deep=deep)
+    if as_json:
+        click.echo(_json_line(report))
+    else:
+        for problem in report.problems:
+            click.echo(problem)
+    if report.problems:
+        raise DamageError(
+            f"'{report.dataset}' is harmed in {len(report.problems):,} ways; delete the named "
+            f"files and run septet preprocess again, which makes them anew."
+        )
+    if not as_json:
+        how = "every byte read" if deep else "shards by size; --deep reads them"
+        click.echo(
+            f"dataset {report.dataset}: whole, {report.samples:,} samples in {report.shards:,} "
+            f"shards ({how}); sha256 {report.sha256[:12]}"
+        )
+
+
+def _json_line(value: Any) -> str:
+    """A dataclass as JSON on one line."""
+    import json
+
+    return json.dumps(dataclasses.asdict(value), sort_keys=True)
+
+
+COMMANDS: list[click.Command] = [preprocess, verify]

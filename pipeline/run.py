@@ -68,11 +68,7 @@ class Summary:
     rejects: dict[str, int]  # by reason
     made_images: int  # by this run; the rest was there
     seconds: float
-
-    @property
-    def images_per_s(self) -> float:
-        """Of this run."""
-        return self.made_images / max(self.seconds, 1e-9)
+    images_per_s: float  # of this run
 
 
 def preprocess(job: Job, execute: Execute) -> Summary:
@@ -222,5 +218,6 @@ def _summary(place: Place, manifest: DatasetManifest, tally: Tally, seconds: flo
         splits=splits,
         rejects=dict(tally.rejects),
         made_images=tally.new,
-        seconds=seconds,
+        seconds=round(seconds, 3),
+        images_per_s=round(tally.new / max(seconds, 1e-9), 1),
     )
