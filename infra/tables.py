@@ -90,7 +90,7 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
         value = float(value)
     if type(value) is not hint:
         raise ConfigError(f"{where} is {value!r}; it must be of type {hint.__name__}.")
-    if hint is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} is {value}; it must be a finite number.")
     return value
 

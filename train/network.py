@@ -7,15 +7,16 @@ that of a grouped network on one device; files hold only that, so placement neve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infra.errors import DataError
 from infra.recipes import Recipe
 from train import draws
+from train.layout import join, spread
 from train.norms import response_norm, spatial_norm
 from train.table import Row, layer_table
 
@@ -71,7 +72,9 @@ class AlexNet(nn.Module):
         kind, half = self.devices[0].type, self.recipe.compute.dtype == "bfloat16"
         network = self.recipe.network
         with torch.autocast(kind, torch.bfloat16, enabled=half):
-            x = F.pad(images * network.input_scale, network.input_pad)
+            x = F.pad(images, network.input_pad)
+            if network.input_scale != 1.0:
+                x = x * network.input_scale
             x = x.contiguous(memory_format=torch.channels_last)
             maps = [x.to(device, non_blocking=True) for device in self.devices]
             for row in self.rows:
@@ -82,15 +85,14 @@ class AlexNet(nn.Module):
     def _layer(self, row: Row, maps: list[Tensor], drop: DropoutKey | None) -> list[Tensor]:
         if row is not self.rows[0] and (row.layer.sees == "both" or row.halves < len(maps)):
             maps = self._exchange(maps)
-        out = [self._learned(half, row.name)(maps[half]) for half in range(row.halves)]
+        learned = [half[row.name] for half in self._columns()[: row.halves]]
+        out = [layer(m) for layer, m in zip(learned, maps, strict=False)]
         for step in row.layer.after:
             out = self._after(step, row, out, drop)
         return out
 
-    def _learned(self, half: int, name: str) -> nn.Module:
-        column = self.halves[half]
-        assert isinstance(column, nn.ModuleDict)
-        return column[name]
+    def _columns(self) -> list[nn.ModuleDict]:
+        return [half for half in self.halves if isinstance(half, nn.ModuleDict)]
 
     def _exchange(self, maps: list[Tensor]) -> list[Tensor]:
         """What each half reads where it sees both: all maps, half a's first, on its device."""
@@ -131,15 +133,16 @@ class AlexNet(nn.Module):
             response_norm(b_more, norm)[:, edge:],
         ]
 
-    def canonical_names(self) -> list[str]:
-        """Names of all parameters in the canonical layout: conv1.weight, conv1.bias, ..."""
-        return [f"{row.name}.{part}" for row in self.rows for part in ("weight", "bias")]
-
     def shares(self, name: str) -> list[nn.Parameter]:
         """The parts of a canonical parameter, half a's first; they join along dimension 0."""
         layer, part = name.rsplit(".", 1)
-        (row,) = (row for row in self.rows if row.name == layer)
-        return [getattr(self._learned(half, layer), part) for half in range(row.halves)]
+        holders = (half[layer] for half in self._columns() if layer in half)
+        return [getattr(holder, part) for holder in holders]
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """`shares` of all parameters, in canonical order: conv1.weight, conv1.bias, ..."""
+        names = [f"{row.name}.{part}" for row in self.rows for part in ("weight", "bias")]
+        return {name: self.shares(name) for name in names}
 
 
 def _mask(drop: DropoutKey, row: Row, keep: float, half: int, maps: Tensor) -> Tensor:
@@ -185,32 +188,9 @@ def canonical_state(net: AlexNet) -> dict[str, Tensor]:
 
     conv1.weight (96, 3, 11, 11), conv2.weight (256, 48, 5, 5), ... fc8.bias (classes,).
     """
-    return {name: join(net.shares(name)) for name in net.canonical_names()}
+    return join(net.parts())
 
 
-def load_canonical(net: AlexNet, state: dict[str, Tensor]) -> None:
+def load_canonical(net: AlexNet, state: Mapping[str, Tensor]) -> None:
     """Copies canonical parameters into the halves; raises `DataError` naming what does not fit."""
-    with torch.no_grad():
-        for name in net.canonical_names():
-            split(net.shares(name), name, state)
-    surplus = sorted(set(state) - set(net.canonical_names()))
-    if surplus:
-        raise DataError(f"the weights hold '{surplus[0]}', which the recipe's network lacks.")
-
-
-def join(parts: list[nn.Parameter] | list[Tensor]) -> Tensor:
-    """One canonical float32 CPU tensor out of the halves' parts."""
-    return torch.cat([part.detach().to("cpu", torch.float32) for part in parts]).contiguous()
-
-
-def split(parts: list[nn.Parameter] | list[Tensor], name: str, state: dict[str, Tensor]) -> None:
-    """Copies the canonical tensor `name` into the halves' parts; `DataError` where it misfits."""
-    shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-    if name not in state:
-        raise DataError(f"the weights lack '{name}', which the recipe's network has.")
-    if state[name].shape != shape:
-        raise DataError(f"'{name}' has shape {tuple(state[name].shape)}; the recipe needs {shape}.")
-    for part, piece in zip(
-        parts, torch.split(state[name], [len(part) for part in parts]), strict=True
-    ):
-        part.copy_(piece)
+    spread(state, net.parts())

@@ -9,12 +9,14 @@ different for about ten steps after each drop, when the velocity here still carr
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from infra.recipes import Recipe
-from train.network import AlexNet, join, split
+from train.layout import join, spread
+from train.network import AlexNet
 from train.schedule import Rates
 
 
@@ -24,8 +26,8 @@ class Momentum:
     def __init__(self, net: AlexNet, recipe: Recipe) -> None:
         self.net, self.recipe = net, recipe
         self.velocity = {
-            name: [torch.zeros_like(share) for share in net.shares(name)]
-            for name in net.canonical_names()
+            name: [torch.zeros_like(share) for share in shares]
+            for name, shares in net.parts().items()
         }
 
     @torch.no_grad()
@@ -47,13 +49,13 @@ class Momentum:
         """(weights, velocity) of what is updated alike on one device: few kernels on a GPU."""
         optimizer = self.recipe.optimizer
         found = defaultdict[tuple[float, float, int], list[tuple[Tensor, Tensor]]](list)
-        for name in self.net.canonical_names():
+        for name, shares in self.net.parts().items():
             layer, part = name.rsplit(".", 1)
             weight = part == "weight"
             lr = (rates.weights if weight else rates.biases)[layer]
             decay = optimizer.weight_decay if weight else optimizer.bias_decay
-            shares = zip(self.net.shares(name), self.velocity[name], strict=True)
-            for half, pair in enumerate(shares if lr != 0.0 else ()):
+            pairs = zip(shares, self.velocity[name], strict=True)
+            for half, pair in enumerate(pairs if lr != 0.0 else ()):
                 found[lr, decay, half].append(pair)
         return found
 
@@ -64,13 +66,11 @@ class Momentum:
 
     def state(self) -> dict[str, Tensor]:
         """The velocities in the canonical layout: new float32 CPU tensors, named as the weights."""
-        return {name: join(shares) for name, shares in self.velocity.items()}
+        return join(self.velocity)
 
-    @torch.no_grad()
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes velocities saved by `state`; raises `DataError` naming what does not fit."""
-        for name, shares in self.velocity.items():
-            split(shares, name, state)
+        spread(state, self.velocity)
 
 
 def _gradient(share: Tensor) -> Tensor:

@@ -63,7 +63,11 @@ def layer_table(recipe: Recipe, num_classes: int) -> list[Row]:
     if left + right != top + bottom:
         raise ConfigError(f"network.input_pad {network.input_pad} must keep the input square.")
     for name, layer in recipe.layers.items():
-        last = layer.kernels == 0
+        last = name == list(recipe.layers)[-1]
+        if last != (layer.kernels == 0) or (last and layer.kind != "fc"):
+            raise ConfigError(
+                f"layers.{name}: the last layer, and no other, is fully connected with kernels = 0."
+            )
         if layer.kind == "conv" and rows and rows[-1].layer.kind == "fc":
             raise ConfigError(f"layers.{name} is a convolution above a fully connected layer.")
         spread = 1 if last else network.halves
@@ -74,8 +78,8 @@ def layer_table(recipe: Recipe, num_classes: int) -> list[Row]:
         row = _row(recipe, name, layer, (kernels, spread, seen, px))
         rows.append(row)
         px, maps, halves = row.pooled_px, kernels, spread
-    if not rows or rows[-1].kernels != num_classes or rows[-1].layer.kind != "fc":
-        raise ConfigError("the last layer must be fully connected with kernels = 0 (the classes).")
+    if not rows:
+        raise ConfigError("the recipe has no layers.")
     return rows
 
 
