@@ -7,6 +7,7 @@ was cut. Nothing here checks content: readers compare the digests of the manifes
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from infra.storage import check_name
 
 ATTEMPTS = 5  # of one read, on top of botocore's own 5 of one request
 PAUSE_S = 0.2  # doubled after every failed attempt
+PAGE = 1000  # keys of one listing request
 BLOCK = 8 << 20  # bytes of one ranged read when downloading
 T = TypeVar("T")
 
@@ -165,18 +167,17 @@ class S3Place:
     def sweep(self) -> None:
         """Nothing: a PUT leaves nothing behind, and an upload in parts may belong to the living."""
 
-    def _pages(self, **query: str) -> Iterator[Any]:
+    def _pages(self, **query: Any) -> Iterator[Any]:
         """The pages of a listing, each asked for again when it fails."""
-        more: dict[str, str] = {}
-        while True:
-            page = self._call(
-                "list",
-                lambda: self.client.list_objects_v2(Bucket=self.bucket, **query, **more),  # noqa: B023
+        more: dict[str, Any] = {"MaxKeys": PAGE}
+        while more:
+            ask = functools.partial(
+                self.client.list_objects_v2, Bucket=self.bucket, **query, **more
             )
+            page = self._call("list", ask)
             yield page
-            if not page.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            token = page.get("NextContinuationToken")
+            more = {"MaxKeys": PAGE, "ContinuationToken": token} if token else {}
 
     def delete(self, name: str) -> None:
         """One DELETE."""
@@ -230,7 +231,8 @@ def _client() -> Any:
     from botocore.exceptions import BotoCoreError
 
     try:
-        return boto3.client(
+        # a session of its own: the default one keeps the first credentials it has seen
+        return boto3.Session().client(
             "s3",
             config=Config(
                 retries={"mode": "standard", "max_attempts": 5},
