@@ -100,6 +100,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 PLACES = [
     (CPU, CPU),
+    (CPU, torch.device("cpu:0")),  # one processor by two names: the way of two GPUs, on any machine
     pytest.param(
         (torch.device("cuda:0"), torch.device("cuda:0")),
         marks=pytest.mark.skipif(torch.cuda.device_count() < 1, reason="needs a GPU"),

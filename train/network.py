@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infra.recipes import Recipe
+from infra.recipes import Network, Recipe
 from train import draws
 from train.layout import join, spread
 from train.norms import response_norm, spatial_norm
@@ -70,12 +70,8 @@ class AlexNet(nn.Module):
         With `drop`, the pass of a training step; without, the pass of a test (section 4.2).
         """
         kind, half = self.devices[0].type, self.recipe.compute.dtype == "bfloat16"
-        network = self.recipe.network
         with torch.autocast(kind, torch.bfloat16, enabled=half):
-            x = F.pad(images, network.input_pad)
-            if network.input_scale != 1.0:
-                x = x * network.input_scale
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = network_input(images, self.recipe.network)
             maps = [x.to(device, non_blocking=True) for device in self.devices]
             for row in self.rows:
                 maps = self._layer(row, maps, drop)
@@ -118,7 +114,9 @@ class AlexNet(nn.Module):
         if drop is None:
             return maps if network.dropout_scales == "train" else [m * keep for m in maps]
         level = keep if network.dropout_scales == "train" else 1.0
-        return [m * (_mask(drop, row, keep, half, m) / level) for half, m in enumerate(maps)]
+        return [
+            m * (dropout_mask(drop, row.name, keep, half, m) / level) for half, m in enumerate(maps)
+        ]
 
     def _response_norm(self, maps: list[Tensor]) -> list[Tensor]:
         norm = self.recipe.norm
@@ -145,13 +143,24 @@ class AlexNet(nn.Module):
         return {name: self.shares(name) for name in names}
 
 
-def _mask(drop: DropoutKey, row: Row, keep: float, half: int, maps: Tensor) -> Tensor:
-    """1 where a unit is kept; unit numbers are the canonical ones, so halves draw apart."""
+def network_input(images: Tensor, network: Network) -> Tensor:
+    """Images scaled and padded with zeros (the mean), in the layout that convolutions like best."""
+    if network.input_scale != 1.0:
+        images = images * network.input_scale
+    padded = F.pad(images, network.input_pad)
+    return padded.contiguous(memory_format=torch.channels_last)
+
+
+def dropout_mask(drop: DropoutKey, layer: str, keep: float, half: int, maps: Tensor) -> Tensor:
+    """1 where a unit is kept, else 0, like `maps`: (N, units) of that half of the layer.
+
+    Unit numbers are the canonical ones, so halves draw apart and placement does not matter.
+    """
     count, units = maps.shape[0], maps[0].numel()
     samples = torch.arange(drop.first, drop.first + count, device=maps.device)
     unit = torch.arange(half * units, (half + 1) * units, device=maps.device)
-    layer = draws.key(DROPOUT, drop.seed, drop.step, *row.name.encode())
-    kept = draws.tensor_uniform(layer, samples[:, None], unit[None]) < keep
+    name = draws.key(DROPOUT, drop.seed, drop.step, *layer.encode())
+    kept = draws.tensor_uniform(name, samples[:, None], unit[None]) < keep
     return kept.to(maps.dtype).view_as(maps)
 
 

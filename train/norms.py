@@ -23,12 +23,13 @@ from infra.recipes import ResponseNorm, SpatialNorm
 PIECE = 1 << 15  # numbers that a core works on at a time: 128 KiB of float32 a temporary
 
 
-def response_norm(x: Tensor, norm: ResponseNorm) -> Tensor:
+def response_norm(x: Tensor, norm: ResponseNorm, groups: int = 1) -> Tensor:
     """x / (k + alpha * sum of x^2 over `size` neighbouring maps)^beta; x: (N, C, H, W).
 
-    alpha multiplies the plain sum, as in the paper; windows are clipped at the first and last map.
+    alpha multiplies the plain sum, as in the paper; windows are clipped at the first and last map
+    of each of the `groups` equal parts of the maps.
     """
-    window = _Window(size=norm.size, k=norm.k, alpha=norm.alpha, beta=norm.beta, pixels=False)
+    window = _Window(size=norm.size, k=norm.k, alpha=norm.alpha, beta=norm.beta, groups=groups)
     return _normalized(x, window)
 
 
@@ -38,7 +39,7 @@ def spatial_norm(x: Tensor, norm: SpatialNorm) -> Tensor:
     Windows are clipped at the border. The paper does not mention this layer; the published numbers
     come from a network that has it after the second response norm (2012 source, "cnorm2").
     """
-    window = _Window(size=norm.size, k=norm.k, alpha=norm.alpha, beta=norm.beta, pixels=True)
+    window = _Window(size=norm.size, k=norm.k, alpha=norm.alpha, beta=norm.beta, groups=None)
     return _normalized(x, window)
 
 
@@ -50,11 +51,11 @@ class _Window:
     k: float
     alpha: float
     beta: float
-    pixels: bool  # a square of pixels of one map, else a run of maps at one pixel
+    groups: int | None  # of maps that a run of maps stays within; None = pixels of one map
 
     def pieces(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Matching pieces, as (images, C, H, W) or as (pixels, C), that fit the cache."""
-        views = [t if self.pixels else t.permute(0, 2, 3, 1).flatten(0, 2) for t in tensors]
+        views = [t if self.groups is None else t.permute(0, 2, 3, 1).flatten(0, 2) for t in tensors]
         whole = tensors[0].device.type != "cpu" or torch.compiler.is_compiling()
         numbers = tensors[0].numel() if whole else PIECE * torch.get_num_threads()
         step = max(numbers // max(views[0][0].numel(), 1), 1)
@@ -63,18 +64,20 @@ class _Window:
     def band(self, x: Tensor) -> Tensor:
         """(C, C): 1 where two maps are neighbours; a matrix product beats shifted additions."""
         place = torch.arange(x.shape[1], device=x.device)
+        group = place // (x.shape[1] // (self.groups or 1))
         near = (place[:, None] - place).abs() <= self.size // 2
+        near &= group[:, None] == group
         return near.to(torch.promote_types(x.dtype, torch.float32))
 
     def sums(self, x: Tensor, band: Tensor) -> Tensor:
         """The sum over each window of x."""
-        if self.pixels:
+        if self.groups is None:
             return F.avg_pool2d(x, self.size, 1, self.size // 2, divisor_override=1)
         return x @ band
 
     def divisors(self, x: Tensor, band: Tensor) -> tuple[Tensor, Tensor]:
         """d, and d^-beta."""
-        if self.pixels:
+        if self.groups is None:
             d = self.sums(x * x, band).mul_(self.alpha).add_(self.k)
         else:
             d = torch.addmm(band.new_tensor([self.k]), x * x, band, alpha=self.alpha)
