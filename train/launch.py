@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from types import TracebackType
 from typing import Any
 
 import ray
@@ -71,6 +72,24 @@ class Words:
         self.mail = Mail(done=self.mail.done, total=self.mail.total)
 
 
+class Outcome:
+    """What a block in a thread raised, for the thread that waits for it."""
+
+    error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self.error = error
+        return True
+
+
 def train_on_ray(job: Job, observer: Observer = QUIET) -> Member:
     """The job's member, trained by Ray Train on the connected cluster, from where it was left.
 
@@ -84,20 +103,21 @@ def train_on_ray(job: Job, observer: Observer = QUIET) -> Member:
         return read_member(run)
     need = _resources(job)
     mailbox = _mailbox()
-    ended: list[BaseException] = []
+    outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="septet-ray-") as scratch:
-        thread = threading.Thread(target=_run, args=(job, need, mailbox, scratch, ended))
+        # a daemon, and watched from here: Ray's own Ctrl-C would end workers without a checkpoint
+        arguments = (job, need, mailbox, scratch, outcome)
+        thread = threading.Thread(target=_run, args=arguments, daemon=True)
         thread.start()
-        try:
-            stopped = _watch(thread, mailbox, observer)
-        finally:
-            thread.join()
+        stopped = _watch(thread, mailbox, observer)
     failure: SeptetError | None = ray.get(mailbox.verdict.remote())
     ray.kill(mailbox)
     if failure is not None:
         raise failure
-    if ended:
-        raise RunError(f"Ray ended the training of '{job.run}': {ended[0]}.") from ended[0]
+    if outcome.error is not None:
+        raise RunError(
+            f"Ray ended the training of '{job.run}': {outcome.error}."
+        ) from outcome.error
     if run.size("member.json") is None and stopped:
         raise KeyboardInterrupt
     return read_member(run)
@@ -122,15 +142,18 @@ def _watch(thread: threading.Thread, mailbox: Any, observer: Observer) -> bool:
             observer.record(row)
         if mail.total:
             observer.tick(mail.done, mail.total)
-        if ending:
+        if ending or (stop and not mail.begun):  # perhaps no room in the cluster: do not wait
             return stop
         thread.join(LOOK_S)
 
 
-def _run(
-    job: Job, need: dict[str, float], mailbox: Any, scratch: str, ended: list[BaseException]
-) -> None:
-    trainer = TorchTrainer(
+def _run(job: Job, need: dict[str, float], mailbox: Any, scratch: str, outcome: Outcome) -> None:
+    with outcome:
+        _trainer(job, need, mailbox, scratch).fit()
+
+
+def _trainer(job: Job, need: dict[str, float], mailbox: Any, scratch: str) -> TorchTrainer:
+    return TorchTrainer(
         _work,
         train_loop_config={"job": job, "mailbox": mailbox},
         torch_config=TorchConfig(backend="nccl" if job.device == "cuda" else "gloo"),
@@ -146,10 +169,6 @@ def _run(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    try:
-        trainer.fit()
-    except ray.exceptions.RayError as error:
-        ended.append(error)
 
 
 def _work(config: dict[str, Any]) -> None:

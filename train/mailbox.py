@@ -22,6 +22,7 @@ class Mail:
     warnings: list[str] = field(default_factory=list)
     done: int = 0  # images done, of `total`
     total: int = 0
+    begun: bool = False  # a worker has started
 
 
 class Mailbox:
@@ -43,6 +44,7 @@ class Mailbox:
         """All words since the last take; `stop` asks the workers to end."""
         self.stopping = self.stopping or stop
         mail, self.mail = self.mail, Mail(done=self.mail.done, total=self.mail.total)
+        mail.begun = self.starts > 0
         return mail
 
     def begin(self, step: int) -> bool:
