@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ensemble.predict import Prediction
     from infra.recipes import Recipe
     from infra.tracking import Version
-    from train.evaluate import Score
 
 VIEWS = click.Choice(["1", "10"])
 DEVICE = click.Choice(["cpu", "cuda"])
@@ -49,13 +48,16 @@ def ensemble_command(dataset: str, out: str, **options: Any) -> None:
     from ensemble.build import train_ensemble
     from infra.cluster import connect
     from infra.errors import InputError, RunError
+    from infra.manifest import DatasetManifest
     from infra.recipes import load_recipe
+    from infra.storage import open_place
     from infra.tracking import Tracking
     from train.interrupt import stop_on_signals
 
     if options["alias"] and not options["name"]:
         raise InputError("--alias needs a name to belong to: give --register NAME too.")
     recipe = load_recipe(options["recipe_name"], options["overrides"])
+    DatasetManifest.read(open_place(dataset))  # said now, before anything is made or started
     tracking = Tracking(options["tracking_uri"])
     connect(options["address"])
     plan = _plan(dataset, out, recipe, options)
@@ -83,7 +85,7 @@ def evaluate(model: str, dataset: str, **options: Any) -> None:
 
     MODEL is the folder of a member or an ensemble, or models:/NAME@ALIAS.
     """
-    from ensemble.average import interval
+    from ensemble.average import figures, interval
     from ensemble.model import open_model
     from ensemble.score import score_model
     from infra.storage import open_place
@@ -91,7 +93,7 @@ def evaluate(model: str, dataset: str, **options: Any) -> None:
     with open_model(model, options["device"], options["tracking_uri"]) as loaded:
         score = score_model(loaded, open_place(dataset), num_views=int(options["views"]))
     if options["as_json"]:
-        _say_json(_figures(score) | {"model": model, "views": int(options["views"])})
+        _say_json(figures(score) | {"model": model, "views": int(options["views"])})
         return
     click.echo(f"{score.samples:,} pictures, views: {options['views']}")
     for name, wrong in (("top-1", score.top1_wrong), ("top-5", score.top5_wrong)):
@@ -174,6 +176,31 @@ def pull(model: str, folder: str, tracking_uri: str | None) -> None:
     )
 
 
+@click.command(epilog="Example: septet demo")
+@click.argument("folder", default="septet-demo", type=click.Path(file_okay=False))
+@click.option("--members", type=click.IntRange(1), default=7, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="End with the result as a line of JSON.")
+def demo(folder: str, members: int, as_json: bool) -> None:
+    """The whole path on a made miniature of ILSVRC, on this machine alone, into FOLDER.
+
+    Draws pictures, preprocesses them, trains and averages seven members, registers the ensemble in
+    MLflow, pulls it back and predicts with it. About eight minutes on two cores; run it again to
+    continue, or to see what there is.
+    """
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from ensemble.demo import closing, run
+    from train.interrupt import stop_on_signals
+
+    with stop_on_signals() as stop:
+        made = run(Path(folder), _say, stop, members)
+    if as_json:
+        _say_json({name: str(v) if isinstance(v, Path) else v for name, v in asdict(made).items()})
+        return
+    click.echo(closing(made))
+
+
 def _plan(dataset: str, out: str, recipe: Recipe, options: dict[str, Any]) -> EnsemblePlan:
     from ensemble.members import has_gpus
     from ensemble.plan import EnsemblePlan
@@ -206,38 +233,20 @@ def _register(
 def _tell(trained: Trained, plan: EnsemblePlan, version: Version | None, *, as_json: bool) -> None:
     from infra.storage import open_place
 
-    made, place = trained.ensemble, open_place(plan.out)
-    alone = [part.score.top1_error for part in made.members]
+    out = open_place(plan.out).uri
     if as_json:
-        _say_json(
-            _figures(made.score)
-            | {
-                "out": place.uri,
-                "sha256": trained.sha256,
-                "members": [part.number for part in made.members],
-                "failed": [failure.number for failure in made.failed],
-                "members_top1_error": alone,
-                "registered": version.uri if version else None,
-            }
-        )
+        registered = version.uri if version else None
+        _say_json(trained.figures() | {"out": out, "registered": registered})
         return
+    made = trained.ensemble
+    alone = sum(part.score.top1_error for part in made.members) / len(made.members)
     click.echo(
-        f"{len(alone)} members averaged: top-1 error {100 * made.score.top1_error:.2f} %, "
-        f"top-5 {100 * made.score.top5_error:.2f} % "
-        f"(a member alone: {100 * sum(alone) / len(alone):.2f} % on average)"
+        f"{len(made.members)} members averaged: top-1 error {100 * made.score.top1_error:.2f} %, "
+        f"top-5 {100 * made.score.top5_error:.2f} % (one alone: {100 * alone:.2f} % on average)"
     )
-    click.echo(f"report: {place.uri}/report/index.html")
+    click.echo(f"report: {out}/report/index.html")
     if version:
         click.echo(f"registered: {version.uri} in {trained.run.tracking.uri}")
-
-
-def _figures(score: Score) -> dict[str, Any]:
-    return {
-        "samples": score.samples,
-        "top1_error": score.top1_error,
-        "top5_error": score.top5_error,
-        "loss": score.mean_loss,
-    }
 
 
 def _show_prediction(found: Prediction, *, as_json: bool) -> None:
@@ -261,4 +270,4 @@ def _say_json(values: dict[str, Any]) -> None:
     click.echo(json.dumps(values, sort_keys=True))
 
 
-COMMANDS: list[click.Command] = [ensemble_command, evaluate, predict, report, pull]
+COMMANDS: list[click.Command] = [ensemble_command, evaluate, predict, report, pull, demo]
