@@ -49,6 +49,14 @@ class Order:
         drawn = draws.bits(SHARDS, self.seed, epoch, np.arange(len(self.shard_sizes)))
         return np.argsort(drawn, kind="stable")
 
+    def shards_near(self, step: int) -> Ids:
+        """The shards that update `step` reads and those of the window after, in reading order."""
+        shards = self.shards(step // self.steps)
+        ends = np.cumsum([self.shard_sizes[shard] for shard in shards])
+        position = step % self.steps * self.batch
+        first = int(np.searchsorted(ends, position, side="right")) // self.window * self.window
+        return shards[first : first + 2 * self.window]
+
     def epoch(self, epoch: int) -> Ids:
         """All sample ids (samples,) of epoch `epoch` (0 = first), each once."""
         starts = np.cumsum((0, *self.shard_sizes))

@@ -136,9 +136,15 @@ class Run:
             return  # stopped between the epoch's last update and its evaluation
         yield from ahead(
             partial(self._load, epoch=self.epoch),
-            self.order.batches(self.state.step),
+            self._announced(),
             self.job.recipe.compute.cores,
         )
+
+    def _announced(self) -> Iterator[Ids]:
+        for step, ids in enumerate(self.order.batches(self.state.step), start=self.state.step):
+            if self.train.shards.remote:
+                self.train.shards.expect(self.order.shards_near(step).tolist())
+            yield ids
 
     def _load(self, ids: Ids, *, epoch: int) -> Batch:
         part = self.replica.part(len(ids))
@@ -247,8 +253,9 @@ class Run:
             self.observer.record(row)
 
     def close(self) -> None:
-        """Ends the background writer after what it is writing; raises the `StorageError` it met."""
+        """Ends the background threads; the checkpoint that is being written is finished first."""
         self.writer.close()
+        self.train.shards.close()
 
     def publish(self) -> None:
         """Writes the finished member, on replica 0 alone."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from torchvision.io import ImageReadMode  # registers torch.ops.image
 from infra.errors import DamageError, DataError
 from infra.manifest import DatasetManifest, read_checked
 from infra.storage import Place
+from train.shards import FOLDER, Shards
 
 SIDE = 256  # pixels of a stored picture's sides (section 2 of the paper)
 PICTURE_BYTES = 3 * SIDE * SIDE
@@ -36,7 +38,14 @@ class Samples:
     `DamageError` when its index is not what the manifest says.
     """
 
-    def __init__(self, place: Place, split: str, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        place: Place,
+        split: str,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        shard_folder: Path = FOLDER,
+    ) -> None:
         self.place, self.split = place, split
         self.manifest, self.digest = DatasetManifest.read(place)
         if split not in self.manifest.splits or not self.manifest.splits[split].samples:
@@ -45,7 +54,7 @@ class Samples:
         self.shard_sizes = [shard.samples for shard in shards]
         table = _index(place, self.manifest, split)
         self._keys = table["key"]
-        self._shards = [shard.name for shard in shards]
+        self.shards = Shards(place, shards, folder=shard_folder)
         self._shard_of = np.repeat(np.arange(len(shards)), self.shard_sizes)
         self._offsets, self._sizes, self._crcs = (
             table[name].to_numpy() for name in ("offset", "size", "crc32")
@@ -104,19 +113,20 @@ class Samples:
         return picture
 
     def _bytes(self, number: int) -> bytes:
-        shard = self._shards[self._shard_of[number]]
+        shard = int(self._shard_of[number])
         offset, size = int(self._offsets[number]), int(self._sizes[number])
         for _ in range(2):  # storage sometimes errs once: read again before giving up
-            data = self.place.read_range(shard, offset, size)
+            data = self.shards.read(shard, offset, size)
             if zlib.crc32(data) == int(self._crcs[number]):
                 return data
+            self.shards.forget(shard)
         raise DamageError(
             f"{self._name(number)} is damaged: its bytes do not match the index; "
             "run `septet verify` on the dataset."
         )
 
     def _name(self, number: int) -> str:
-        shard = self._shards[self._shard_of[number]]
+        shard = self.shards.shards[self._shard_of[number]].name
         return f"sample '{self.keys([number])[0]}' of '{shard}' in '{self.place.uri}'"
 
 
