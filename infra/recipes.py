@@ -131,6 +131,7 @@ class Augment:
         "crop"  # mean image cut at the crop / at its centre / one RGB mean
     )
     last_crop: bool = False  # 224 of 256 has 33 offsets; the paper's 2048 = 32 x 32 x 2 uses 32
+    crop_run: int = 1  # consecutive images of a batch that share a crop and reflection
     flip: bool = True
     colour: Literal["eigenvalue", "deviation", "none"] = (
         "eigenvalue"  # deviation = sqrt(eigenvalue)
@@ -141,6 +142,7 @@ class Augment:
     colour_epochs: int | None = None  # colours are drawn in so many first epochs; None = in all
 
     def __post_init__(self) -> None:
+        _demand(self.crop_run >= 1, "crop_run", self.crop_run, "at least 1")
         _demand(self.colour_std >= 0, "colour_std", self.colour_std, "0 or more")
         _demand(self.colour_divisor > 0, "colour_divisor", self.colour_divisor, "above 0")
 

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from infra.recipes import Recipe, load_recipe
 from train import augment, draws
-from train.augment import ImageStatistics, colour_is_on, colour_shift, training_batch, views
+from train.augment import (
+    ImageStatistics,
+    colour_is_on,
+    colour_shift,
+    sample_keys,
+    training_batch,
+    views,
+)
 
 SEED, EPOCH = 3, 2
 PLAIN = ["augment.colour=none"]
@@ -32,15 +39,16 @@ def pictures(count: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(draw.integers(0, 256, (count, 3, 256, 256), dtype=np.uint8))
 
 
+MEAN = np.random.default_rng(7).uniform(80, 150, (256, 256, 3)).astype(np.float32)
+
+
 @pytest.fixture(scope="module")
 def stats() -> ImageStatistics:
-    draw = np.random.default_rng(7)
-    mean = draw.uniform(80, 150, (256, 256, 3)).astype(np.float32)
     file = io.BytesIO()
     np.savez(
         file,
-        mean_image=mean,
-        rgb_mean=mean.mean((0, 1), dtype=np.float64),
+        mean_image=MEAN,
+        rgb_mean=MEAN.mean((0, 1), dtype=np.float64),
         eigenvalues=DEVIATIONS**2,
         eigenvectors=AXES,
         count=np.int64(9),
@@ -67,7 +75,13 @@ def slowly(picture: Tensor, number: int, stats: ImageStatistics, recipe: Recipe)
 
 
 def batch(images: Tensor, ids: np.ndarray, stats: ImageStatistics, recipe: Recipe) -> Tensor:
-    return training_batch(images, ids, epoch=EPOCH, seed=SEED, stats=stats, recipe=recipe)
+    keys = sample_keys(ids, seed=SEED, epoch=EPOCH, recipe=recipe)
+    return training_batch(images, keys, stats=stats, recipe=recipe)
+
+
+def shifts(ids: np.ndarray, stats: ImageStatistics, recipe: Recipe) -> np.ndarray:
+    keys = sample_keys(ids, seed=SEED, epoch=EPOCH, recipe=recipe)
+    return colour_shift(keys, stats, recipe)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +126,36 @@ def test_seed_epoch_and_sample_each_draw_anew(stats: ImageStatistics) -> None:
     recipe, image = load_recipe("paper"), pictures(1)
     drawn = [
         training_batch(
-            image, np.array([number]), epoch=epoch, seed=seed, stats=stats, recipe=recipe
+            image,
+            sample_keys(np.array([number]), seed=seed, epoch=epoch, recipe=recipe),
+            stats=stats,
+            recipe=recipe,
         )
         for seed, epoch, number in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     ]
     for index, one in enumerate(drawn):
         assert not any(torch.equal(one, other) for other in drawn[:index])
+
+
+def test_runs_of_a_batch_may_share_a_crop_but_not_a_colour(stats: ImageStatistics) -> None:
+    image, ids = pictures(1), np.arange(50, 60)
+    same = image.expand(10, -1, -1, -1)
+    recipe = load_recipe("paper", ["augment.crop_run=4", *PLAIN])
+    found = batch(same, ids, stats, recipe)
+    own = batch(same, ids, stats, load_recipe("paper", PLAIN))
+    for index in range(10):
+        assert torch.equal(found[index], own[index // 4 * 4])
+    assert not torch.equal(found[0], found[4])
+    loud = load_recipe("paper", ["augment.crop_run=4"])
+    together = batch(same, ids, stats, loud)
+    assert not torch.allclose(together[0], together[1])
+
+    keys = sample_keys(ids, seed=SEED, epoch=EPOCH, recipe=loud)  # a rank's part cuts a run in two
+    parts = [
+        training_batch(same[part], keys.part(part), stats=stats, recipe=loud)
+        for part in (slice(0, 5), slice(5, 10))
+    ]
+    assert torch.equal(torch.cat(parts), together)
 
 
 @pytest.mark.parametrize(("last", "offsets"), [("false", 32), ("true", 33)])
@@ -150,7 +188,7 @@ def test_colour_has_the_sizes_known_for_imagenet(
     changes: list[str], levels: tuple[float, ...], stats: ImageStatistics
 ) -> None:
     recipe = load_recipe("paper", changes)
-    shift = colour_shift(np.arange(50_000), EPOCH, SEED, stats, recipe)
+    shift = shifts(np.arange(50_000), stats, recipe)
     np.testing.assert_allclose(shift.std(0), levels, rtol=0.03)
     assert abs(shift.mean(0)).max() < 0.02 * max(levels)
     along = shift @ AXES  # the three components are independent
@@ -162,7 +200,7 @@ def test_colour_is_added_to_all_pixels_of_an_image_alike(stats: ImageStatistics)
     plain = batch(images, ids, stats, load_recipe("paper", PLAIN))
     recipe = load_recipe("paper", ["augment.colour=deviation", "augment.colour_divisor=1.1"])
     added = batch(images, ids, stats, recipe).double() * 1.1 - plain.double()
-    shift = torch.from_numpy(colour_shift(ids, EPOCH, SEED, stats, recipe))
+    shift = torch.from_numpy(shifts(ids, stats, recipe))
     torch.testing.assert_close(added, shift[:, :, None, None].expand_as(added), atol=2e-4, rtol=0)
 
 
@@ -226,5 +264,6 @@ def test_a_batch_at_once_as_on_a_gpu_equals_one_at_a_time(
 
 def test_statistics_keep_their_layout(stats: ImageStatistics) -> None:
     assert stats.mean_image.shape == (3, 256, 256)
+    assert stats.mean_image[2, 10, 200] == MEAN[10, 200, 2]
     torch.testing.assert_close(stats.mean_image.mean((1, 2)), stats.rgb_mean)
     assert stats.eigenvalues[0] > stats.eigenvalues[2]

@@ -16,7 +16,7 @@ from handmade import TRAIN_SHARDS, tiny_recipe, write_dataset
 from infra.errors import ConfigError, DamageError, RunError
 from infra.manifest import sha256
 from infra.storage import open_place
-from train.augment import training_batch
+from train.augment import sample_keys, training_batch
 from train.job import Job
 from train.local import train_here
 from train.member import load_member, read_member
@@ -59,7 +59,8 @@ def test_an_epoch_is_the_textbook_loop(dataset: Path, tmp_path: Path) -> None:
         for start in range(0, TRAIN, 8):
             batch = ids[start : start + 8]
             images, labels = samples.fetch(batch)
-            images = training_batch(images, batch, epoch=epoch, seed=0, stats=stats, recipe=recipe)
+            keys = sample_keys(batch, seed=0, epoch=epoch, recipe=recipe)
+            images = training_batch(images, keys, stats=stats, recipe=recipe)
             loss = F.cross_entropy(network(images, DropoutKey(seed=0, step=step, first=0)), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ do not show. Pixels stay on the 0-255 scale; the training set's mean is subtract
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,27 +43,47 @@ class ImageStatistics:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampleKeys:
+    """What the draws of some images are keyed by; `sample_keys` makes those of a global batch."""
+
+    seed: int
+    epoch: int  # 0 = the first
+    ids: NDArray[np.int64]  # (N,) samples: their colours are drawn by these
+    crop_ids: NDArray[np.int64]  # (N,) samples whose crop and reflection they share
+
+    def part(self, part: slice) -> SampleKeys:
+        """Those of a part of the batch: a replica's images."""
+        return replace(self, ids=self.ids[part], crop_ids=self.crop_ids[part])
+
+
+def sample_keys(ids: NDArray[np.int64], *, seed: int, epoch: int, recipe: Recipe) -> SampleKeys:
+    """The keys of a global batch of sample ids, in its order.
+
+    Each image has a crop of its own, or, as in the 2012 source, runs of `augment.crop_run`
+    consecutive images of the batch share one: that of the run's first sample.
+    """
+    run = recipe.augment.crop_run
+    leaders = ids[np.arange(len(ids)) // run * run]
+    return SampleKeys(seed=seed, epoch=epoch, ids=ids, crop_ids=leaders)
+
+
 def training_batch(
-    images_u8: Tensor,
-    ids: NDArray[np.int64],
-    *,
-    epoch: int,
-    seed: int,
-    stats: ImageStatistics,
-    recipe: Recipe,
+    images_u8: Tensor, keys: SampleKeys, *, stats: ImageStatistics, recipe: Recipe
 ) -> Tensor:
     """Augmented images (N, 3, px, px) float32 from pictures (N, 3, 256, 256) uint8.
 
-    ids: (N,) sample ids; each draw is keyed by (seed, epoch, id). Same device as the pictures.
+    keys: one for each picture. The result is on the pictures' device.
     """
     room = PICTURE_PX - recipe.network.crop_px
     places = max(room + recipe.augment.last_crop, 1)
-    rows, columns = (draws.below(places, what, seed, epoch, ids) for what in (ROW, COLUMN))
-    flips = recipe.augment.flip & (draws.bits(FLIP, seed, epoch, ids) >> np.uint64(63) == 1)
-    colour = np.zeros((len(ids), 3))
+    drawn = (keys.seed, keys.epoch, keys.crop_ids)
+    rows, columns = (draws.below(places, what, *drawn) for what in (ROW, COLUMN))
+    flips = recipe.augment.flip & (draws.bits(FLIP, *drawn) >> np.uint64(63) == 1)
+    colour = np.zeros((len(keys.ids), 3))
     divisor = 1.0
-    if colour_is_on(recipe, epoch):
-        colour = colour_shift(ids, epoch, seed, stats, recipe)
+    if colour_is_on(recipe, keys.epoch):
+        colour = colour_shift(keys, stats, recipe)
         divisor = recipe.augment.colour_divisor
     windows = np.stack((rows, columns, flips), 1)
     out = _cut(images_u8, windows, stats, recipe, colour)
@@ -76,16 +96,15 @@ def colour_is_on(recipe: Recipe, epoch: int) -> bool:
     return recipe.augment.colour != "none" and (end is None or epoch < end)
 
 
-def colour_shift(
-    ids: NDArray[np.int64], epoch: int, seed: int, stats: ImageStatistics, recipe: Recipe
-) -> NDArray[np.float64]:
+def colour_shift(keys: SampleKeys, stats: ImageStatistics, recipe: Recipe) -> NDArray[np.float64]:
     """What PCA colour adds to R, G and B of each image, in 0-255 levels: (N, 3).
 
     Section 4.1 multiplies each component by its eigenvalue, which depends on the pixel scale; the
     2012 source by the square root (`colour = "deviation"`), which does not.
     """
     augment = recipe.augment
-    alpha = draws.normal(COLOUR, seed, epoch, ids[:, None], np.arange(3)) * augment.colour_std
+    drawn = draws.normal(COLOUR, keys.seed, keys.epoch, keys.ids[:, None], np.arange(3))
+    alpha = drawn * augment.colour_std
     level = 255.0 / augment.colour_scale  # 0-255 levels in one unit of the scale
     size = np.sqrt(stats.eigenvalues)
     if augment.colour == "eigenvalue":

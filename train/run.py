@@ -15,7 +15,7 @@ from torch import Tensor
 from infra.errors import RunError
 from infra.manifest import read_checked
 from infra.storage import open_place
-from train.augment import ImageStatistics, training_batch
+from train.augment import ImageStatistics, sample_keys, training_batch
 from train.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -148,17 +148,12 @@ class Run:
 
     def _load(self, ids: Ids, *, epoch: int) -> Batch:
         part = self.replica.part(len(ids))
-        mine = ids[part]
-        weight = 1.0 if len(mine) else 0.0
-        mine = mine if len(mine) else ids[:1]
-        images_u8, labels = self.train.fetch(mine)
+        weight = 1.0 if len(ids[part]) else 0.0
+        keys = sample_keys(ids, seed=self.job.seed, epoch=epoch, recipe=self.job.recipe)
+        keys = keys.part(part if weight else slice(1))
+        images_u8, labels = self.train.fetch(keys.ids)
         images = training_batch(
-            images_u8.to(self.replica.devices[0]),
-            mine,
-            epoch=epoch,
-            seed=self.job.seed,
-            stats=self.stats,
-            recipe=self.job.recipe,
+            images_u8.to(self.replica.devices[0]), keys, stats=self.stats, recipe=self.job.recipe
         )
         labels = labels.to(images.device)
         return Batch(ids=ids, images=images, labels=labels, first=part.start, weight=weight)
