@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from infra.actions import action
 from infra.errors import DataError, InputError, StorageError
 from infra.storage import check_name
 
@@ -75,17 +76,21 @@ class S3Place:
 
     def write(self, name: str, data: bytes) -> None:
         """One PUT."""
-        self._call(
-            f"write '{name}' to",
-            lambda: self.client.put_object(Bucket=self.bucket, Key=self.key(name), Body=data),
-        )
+
+        def put() -> None:
+            with action("put", name):
+                self.client.put_object(Bucket=self.bucket, Key=self.key(name), Body=data)
+
+        self._call(f"write '{name}' to", put)
 
     def upload(self, name: str, source: Path) -> None:
         """One PUT, or a multipart upload for a large file; the local file stays."""
-        self._call(
-            f"write '{name}' to",
-            lambda: self.client.upload_file(str(source), self.bucket, self.key(name)),
-        )
+
+        def put() -> None:
+            with action("parts", name):
+                self.client.upload_file(str(source), self.bucket, self.key(name))
+
+        self._call(f"write '{name}' to", put)
 
     def download(self, name: str, target: Path) -> None:
         """Streams the object to disk in ranged reads of 8 MiB."""
@@ -129,9 +134,10 @@ class S3Place:
             if self.size(name) is not None:
                 return False
             try:
-                self.client.put_object(
-                    Bucket=self.bucket, Key=self.key(name), Body=data, IfNoneMatch="*"
-                )
+                with action("put", name):
+                    self.client.put_object(
+                        Bucket=self.bucket, Key=self.key(name), Body=data, IfNoneMatch="*"
+                    )
             except ClientError as error:
                 status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
                 if status == 501:  # a server without conditional writes
@@ -181,10 +187,12 @@ class S3Place:
 
     def delete(self, name: str) -> None:
         """One DELETE."""
-        self._call(
-            f"delete '{name}' in",
-            lambda: self.client.delete_object(Bucket=self.bucket, Key=self.key(name)),
-        )
+
+        def delete() -> None:
+            with action("delete", name):
+                self.client.delete_object(Bucket=self.bucket, Key=self.key(name))
+
+        self._call(f"delete '{name}' in", delete)
 
     def child(self, name: str) -> S3Place:
         """The prefix `name/` below this one."""

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from infra.actions import action
 from infra.errors import DataError, InputError, StorageError
 
 if TYPE_CHECKING:
@@ -151,30 +152,33 @@ class LocalPlace:
     def write(self, name: str, data: bytes) -> None:
         """Temporary file beside the target, fsync, rename, fsync of the folder."""
         with self._aside(name) as (file, aside):
-            file.write(data)
-            _flush(file)
-            aside.replace(self.path(name))
+            with action("write", name):
+                file.write(data)
+            _flush(file, name)
+            with action("rename", name):
+                aside.replace(self.path(name))
 
     def create(self, name: str, data: bytes) -> bool:
         """As `write`, but a hard link in place of the rename: it fails where a file is."""
         with self._aside(name) as (file, aside):
-            file.write(data)
-            _flush(file)
+            with action("write", name):
+                file.write(data)
+            _flush(file, name)
             try:
-                os.link(aside, self.path(name))
+                with action("link", name):
+                    os.link(aside, self.path(name))
             except FileExistsError:
                 return False
-            finally:
-                aside.unlink()
         return True
 
     def upload(self, name: str, source: Path) -> None:
         """Copies the file in, as `write` does."""
         with self._aside(name) as (file, aside):
-            with source.open("rb") as content:
+            with source.open("rb") as content, action("write", name):
                 shutil.copyfileobj(content, file, 1 << 20)
-            _flush(file)
-            aside.replace(self.path(name))
+            _flush(file, name)
+            with action("rename", name):
+                aside.replace(self.path(name))
 
     @contextlib.contextmanager
     def _aside(self, name: str) -> Iterator[tuple[BinaryIO, Path]]:
@@ -186,15 +190,19 @@ class LocalPlace:
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.ExitStack() as stack:
+                with action("open", name):
+                    file = stack.enter_context(aside.open("wb"))
+                    fcntl.flock(file, fcntl.LOCK_EX)
                 yield file, aside
-            _sync_folder(target.parent)  # the rename itself must survive a power loss
+            with action("settle", name):
+                _sync_folder(target.parent)  # the rename itself must survive a power loss
         except OSError as error:
             raise _failed("write", target, error) from error
         finally:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+            if aside.is_file():  # a link was made, or something went wrong
+                with action("unlink", name), contextlib.suppress(OSError):
+                    aside.unlink()
 
     def sweep(self) -> None:
         """Unlinks the temporaries that nobody holds a lock on."""
@@ -202,7 +210,8 @@ class LocalPlace:
             for path in (Path(folder, name) for name in files if _TEMPORARY.match(name)):
                 with contextlib.suppress(OSError), path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
+                    with action("unlink", path.name):
+                        path.unlink()
 
     def download(self, name: str, target: Path) -> None:
         """Copies the file."""
@@ -248,7 +257,8 @@ class LocalPlace:
     def delete(self, name: str) -> None:
         """Unlinks the file."""
         try:
-            self.path(name).unlink(missing_ok=True)
+            with action("unlink", name):
+                self.path(name).unlink(missing_ok=True)
         except OSError as error:
             raise _failed("delete", self.path(name), error) from error
 
@@ -279,9 +289,10 @@ def _walk(folder: Path, head: str, above: frozenset[str]) -> Iterator[tuple[str,
             yield head + name, 0  # leads nowhere; whoever reads it will say so
 
 
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _flush(file: BinaryIO, name: str) -> None:
+    with action("flush", name):
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:
