@@ -14,12 +14,12 @@ from infra.storage import open_place
 from train.checkpoint import (
     Checkpoint,
     CheckpointWriter,
-    Tally,
     newest_checkpoint,
     read_checkpoint,
     steps,
     write_checkpoint,
 )
+from train.tally import Tally
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -30,7 +30,7 @@ def checkpoint(step: int) -> Checkpoint:
         weights={"conv1.weight": torch.randn(4, 3, generator=generator)},
         velocities={"conv1.weight": torch.randn(4, 3, generator=generator)},
         history=({"epoch": 1, "top1_error": 0.1 + step, "lr": 1e-3},),
-        tally=Tally(images=step, loss=1 / 3),
+        tally=Tally(images=step, loss=1 / 3, norms=[0.1, 2.5]),
         seconds=2.5,
     )
 

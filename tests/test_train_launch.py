@@ -54,6 +54,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Member]:
     return job, train_here(job)
 
 
+@pytest.fixture(scope="module")
+def long(whole: tuple[Job, Member], tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Member]:
+    """The same of 12 epochs, 48 updates."""
+    recipe, run = tiny_recipe(schedule__epochs=12), tmp_path_factory.mktemp("long")
+    job = replace(whole[0], run=str(run), recipe=recipe, checkpoint_s=0.0)
+    return job, train_here(job)
+
+
 def rows(run: str) -> list[Row]:
     """The metrics of a run."""
     text = open_place(run).read("metrics.jsonl").decode()
@@ -113,45 +121,41 @@ def test_two_replicas_share_each_batch(whole: tuple[Job, Member], tmp_path: Path
     assert found is not None and found.top1_error == member.metrics["top1_error"]
 
 
-def test_replicas_may_change_when_a_run_goes_on(whole: tuple[Job, Member], tmp_path: Path) -> None:
-    """Two, then one, then two: stopped in mid-epoch each time, with the same batches."""
-    for replicas, last in ((2, 1), (1, 6), (2, None)):
-        job = replace(whole[0], run=str(tmp_path), replicas=replicas, checkpoint_s=0.0)
+def test_replicas_may_change_when_a_run_goes_on(long: tuple[Job, Member], tmp_path: Path) -> None:
+    """Two, then one, then two: stopped in between, with the same batches."""
+    checkpoints, cursors = open_place(tmp_path).child("checkpoints"), [0]
 
-        def stop(last: int | None = last) -> bool:
-            done = steps(open_place(tmp_path).child("checkpoints"))
-            return last is not None and max(done, default=0) >= last
+    def stop() -> bool:
+        return max(steps(checkpoints), default=0) > cursors[-1]
 
-        if last is None:
-            train_on_ray(job)
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                train_on_ray(job, Observer(stop=stop))
-            assert not (tmp_path / "member.json").exists()
-    assert_close(str(tmp_path), whole[0].run)
+    for replicas in (2, 1):
+        with pytest.raises(KeyboardInterrupt):
+            train_on_ray(
+                replace(long[0], run=str(tmp_path), replicas=replicas), Observer(stop=stop)
+            )
+        assert not (tmp_path / "member.json").exists()
+        cursors.append(steps(checkpoints)[0])
+    assert 0 < cursors[1] < cursors[2] < 48
+    train_on_ray(replace(long[0], run=str(tmp_path), replicas=2))
+    assert_close(str(tmp_path), long[0].run)
 
 
-def test_workers_killed_ten_times(whole: tuple[Job, Member], tmp_path: Path) -> None:
-    """SIGKILL at every step or two, in updates, evaluations and while starting: the same bits."""
-    job = replace(whole[0], run=str(tmp_path), checkpoint_s=0.0)
-    kills: list[int] = []
+def test_workers_killed_ten_times(long: tuple[Job, Member], tmp_path: Path) -> None:
+    """SIGKILL after every step or few, in updates, evaluations and writing: the same bits."""
+    checkpoints, kills = open_place(tmp_path).child("checkpoints"), list[int]()
 
     def kill() -> None:
-        seen = -1
         while len(kills) < 10:
-            done = max(steps(open_place(tmp_path).child("checkpoints")), default=-1)
-            pids = workers()
-            if done > seen and pids:
+            done, pids = max(steps(checkpoints), default=0), workers()
+            if done > max(kills, default=0) and pids:
                 os.kill(pids[0], signal.SIGKILL)
                 kills.append(done)
-                seen = done
             time.sleep(0.01)
 
-    killer = Thread(target=kill, daemon=True)
-    killer.start()
-    member = train_on_ray(job)
-    assert member.weights_sha256 == whole[1].weights_sha256
-    assert len(kills) >= 5, f"killed after the steps {kills}"
+    Thread(target=kill, daemon=True).start()
+    member = train_on_ray(replace(long[0], run=str(tmp_path)))
+    assert member.weights_sha256 == long[1].weights_sha256
+    assert len(kills) == 10, f"killed after the steps {kills}"
 
 
 def test_what_no_restart_can_cure_ends_at_once(whole: tuple[Job, Member], tmp_path: Path) -> None:

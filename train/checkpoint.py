@@ -23,19 +23,9 @@ from infra.errors import DamageError, DataError, StorageError
 from infra.manifest import sha256, to_json
 from infra.storage import Place
 from train.sight import Row
+from train.tally import Tally
 
 FORMAT = 1
-
-
-@dataclass(kw_only=True, slots=True)
-class Tally:
-    """Sums over the part of the current epoch that is done, over all replicas."""
-
-    images: int = 0
-    wrong: int = 0  # training images whose first guess was wrong
-    loss: float = 0.0
-    seconds: float = 0.0
-    waited_s: float = 0.0  # of them, waiting for data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,8 +38,9 @@ def fit(job: Job, *, replica: Replica = ALONE, observer: Observer = QUIET) -> bo
                 arrived_at = time.monotonic()
                 update = run.update(batch, learning)
                 begun_at, done_at = done_at, time.monotonic()
-                run.count(batch, update, done_at - begun_at, arrived_at - begun_at)
-                if update.stop or done_at - saved_at >= job.checkpoint_s:
+                run.count(update, done_at - begun_at, arrived_at - begun_at)
+                leaving = update.look and run.leaving()
+                if update.stop or leaving or done_at - saved_at >= job.checkpoint_s:
                     run.save()
                     saved_at = time.monotonic()
                 if update.stop:

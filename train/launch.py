@@ -16,7 +16,14 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, get_context
+from ray.train import (
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    get_context,
+    get_preemption_info,
+)
 from ray.train.torch import TorchConfig, TorchTrainer, get_devices
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -42,6 +49,7 @@ class Words:
         self.mailbox, self.mail, self.said_at = mailbox, Mail(), 0.0
         self.stopping = False
         self.answer: Any = None
+        self.notice: Any = None
 
     def observer(self) -> Observer:
         """The observer that `fit` talks to."""
@@ -50,6 +58,7 @@ class Words:
             tick=self._tick,
             warn=lambda text: self.mail.warnings.append(text),
             stop=self._stop,
+            leaving=self._leaving,
         )
 
     def _record(self, row: Row) -> None:
@@ -64,6 +73,12 @@ class Words:
         if self.answer is None and time.monotonic() - self.said_at >= SAY_S:
             self.flush()
         return self.stopping
+
+    def _leaving(self) -> bool:
+        """True once for each notice that a node of ours will be preempted (Ray's barrier)."""
+        notice = get_preemption_info()
+        new, self.notice = notice is not None and notice != self.notice, notice
+        return new
 
     def flush(self) -> None:
         """Sends what was said since the last time."""
@@ -111,7 +126,6 @@ def train_on_ray(job: Job, observer: Observer = QUIET) -> Member:
         thread.start()
         stopped = _watch(thread, mailbox, observer)
     failure: SeptetError | None = ray.get(mailbox.verdict.remote())
-    ray.kill(mailbox)
     if failure is not None:
         raise failure
     if outcome.error is not None:

@@ -48,10 +48,13 @@ class Mailbox:
         return mail
 
     def begin(self, step: int) -> bool:
-        """Replica 0 is about to start at a step; False when there is no sense in it."""
+        """Replica 0 is about to start at a step; False when there is no sense in it.
+
+        So a training that waits for room in the cluster ends by itself when nobody waits for it.
+        """
         self.starts = self.starts + 1 if step == self.from_step else 1
         self.from_step = step
-        return not self.over()
+        return not self.over() and not self.stopping
 
     def fail(self, error: SeptetError) -> None:
         """Why a worker ended; the first error that another start would not cure stays."""

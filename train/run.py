@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +11,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from infra.errors import RunError
 from infra.manifest import read_checked
@@ -19,7 +20,6 @@ from train.augment import ImageStatistics, sample_keys, training_batch
 from train.checkpoint import (
     Checkpoint,
     CheckpointWriter,
-    Tally,
     newest_checkpoint,
     read_checkpoint,
 )
@@ -34,6 +34,9 @@ from train.replica import Replica
 from train.samples import Samples
 from train.schedule import Rates
 from train.sight import Observer, Row
+from train.tally import Tally, Update
+
+LOOK_S = 5.0  # seconds between two questions whether a machine is about to be taken away
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +52,6 @@ class Batch:
     labels: Tensor
     first: int
     weight: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Update:
-    """What an update saw over all replicas: summed loss, wrong first guesses, "stop now"."""
-
-    loss: float
-    wrong: int
-    stop: bool
 
 
 @dataclass(kw_only=True, slots=True)
@@ -90,6 +84,7 @@ class Run:
         self.state = State()
         self.checkpoints = self.place.child("checkpoints")
         self.writer = CheckpointWriter(self.checkpoints, job.keep)
+        self._looked_at = time.monotonic()
         self._resume()
         self.wrapped = replica.wrap(self.network)
         self._show_progress()
@@ -125,7 +120,7 @@ class Run:
                 weights=canonical_state(self.network),
                 velocities=self.optimizer.state(),
                 history=self.state.history,
-                tally=copy.copy(self.state.tally),
+                tally=self.state.tally.copy(),
                 seconds=self.state.seconds,
             )
         )
@@ -170,25 +165,50 @@ class Run:
         self.optimizer.zero_grad()
         torch.autograd.backward(loss * (self.replica.count / len(batch.ids)))
         wrong = batch.weight * (logits.argmax(1) != batch.labels).sum()
-        seen = self.replica.total([float(loss.detach()), float(wrong), float(self._asked())])
-        if not math.isfinite(seen[0]):
-            raise self._diverged(batch, seen[0])
+        mine = [
+            float(loss.detach()),
+            float(wrong),
+            float(self._asked()),
+            float(self._time_to_look()),
+        ]
+        total, misses, stop, look = self.replica.total(mine)
+        if not math.isfinite(total):
+            raise self._diverged(batch, total)
         self.optimizer.step(learning)
-        return Update(loss=seen[0], wrong=int(seen[1]), stop=bool(seen[2]))
+        return Update(
+            images=len(batch.ids),
+            loss=total,
+            wrong=int(misses),
+            norms=self._norms(),
+            stop=bool(stop),
+            look=bool(look),
+        )
+
+    def _norms(self) -> tuple[float, ...]:
+        halves = ([share.grad for share in half.parameters()] for half in self.network.halves)
+        return tuple(
+            float(get_total_norm([grad for grad in grads if grad is not None])) for grads in halves
+        )
+
+    def _time_to_look(self) -> bool:
+        """Now and then true on replica 0, whose answer all replicas follow."""
+        if self.replica.rank or time.monotonic() - self._looked_at < LOOK_S:
+            return False
+        self._looked_at = time.monotonic()
+        return True
+
+    def leaving(self) -> bool:
+        """Whether a replica's machine will be taken away; asked on all replicas together."""
+        return self.replica.any(self.observer.leaving())
 
     def _asked(self) -> bool:
         return self.replica.rank == 0 and self.observer.stop()
 
-    def count(self, batch: Batch, update: Update, spent_s: float, waited_s: float) -> None:
+    def count(self, update: Update, spent_s: float, waited_s: float) -> None:
         """Books an update: the cursor, the epoch's sums, the time."""
         self.state.step += 1
         self.state.seconds += spent_s
-        tally = self.state.tally
-        tally.images += len(batch.ids)
-        tally.wrong += update.wrong
-        tally.loss += update.loss
-        tally.seconds += spent_s
-        tally.waited_s += waited_s
+        self.state.tally.add(update, spent_s, waited_s)
         self._show_progress()
 
     def _show_progress(self) -> None:
@@ -221,7 +241,7 @@ class Run:
 
     def finish_epoch(self, score: Score, learning: Rates, spent_s: float) -> None:
         """Adds the epoch's row to the history, saves, and tells the observer."""
-        tally, state = self.state.tally, self.state
+        state = self.state
         if not math.isfinite(score.loss):
             raise RunError(
                 f"the validation loss is {score.loss} after step {state.step} in "
@@ -232,13 +252,7 @@ class Run:
             "epoch": self.epoch + 1,
             "step": state.step,
             "lr": learning.lr,
-            "train_loss": tally.loss / tally.images,
-            "train_top1_error": tally.wrong / tally.images,
-            "val_loss": score.mean_loss,
-            "top1_error": score.top1_error,
-            "top5_error": score.top5_error,
-            "images_per_s": tally.images / max(tally.seconds, 1e-9),
-            "data_wait": tally.waited_s / max(tally.seconds, 1e-9),
+            **state.tally.row(score),
             "seconds": state.seconds,
         }
         state.history, state.tally = (*state.history, row), Tally()

@@ -25,13 +25,16 @@ class Observer:
 
     `record` gets each epoch's row, `tick` (images done, images in all) after each update, `warn` a
     sentence about something that was survived. When `stop` becomes true, the run writes a
-    checkpoint after the update in hand and ends.
+    checkpoint after the update in hand and ends. `leaving`, called on all replicas at the same
+    updates, tells that this machine is about to be taken away: a checkpoint is written at once,
+    and the run goes on as long as it may.
     """
 
     record: Callable[[Row], None] = _ignore
     tick: Callable[[int, int], None] = _ignore
     warn: Callable[[str], None] = _ignore
     stop: Callable[[], bool] = _never
+    leaving: Callable[[], bool] = _never
 
 
 QUIET = Observer()
