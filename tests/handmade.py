@@ -158,7 +158,7 @@ def _digest(path: Path) -> str:
 def tiny_recipe(**changes: Any) -> Recipe:
     """A two-half network of every kind of layer, small enough for a step of milliseconds.
 
-    Changes are keyed `table__field`, e.g. `schedule__epochs=4`.
+    Changes are keyed `table__field`, e.g. `schedule__epochs=4`, or replace a whole table.
     """
     raw: dict[str, Any] = {
         "name": "tiny",
@@ -181,5 +181,8 @@ def tiny_recipe(**changes: Any) -> Recipe:
     raw["layers"]["fc6"]["after"] = ["relu", "dropout"]
     for name, value in changes.items():
         table, _, field = name.partition("__")
-        raw[table][field] = value
+        if field:
+            raw[table][field] = value
+        else:
+            raw[table] = value
     return from_dict(raw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from handmade import TRAIN_SHARDS, tiny_recipe, write_dataset
 
-from infra.errors import ConfigError, DamageError, RunError
+from infra.errors import ConfigError, DamageError, DataError, RunError
 from infra.manifest import sha256
 from infra.storage import open_place
 from train.augment import sample_keys, training_batch
 from train.job import Job
 from train.local import train_here
-from train.member import load_member, read_member
-from train.network import DropoutKey, build
+from train.member import load_member, open_run, read_member
+from train.network import DropoutKey, build, canonical_state
 from train.optimizer import Momentum
 from train.order import Order
 from train.replica import ALONE
@@ -32,6 +33,15 @@ from train.sight import QUIET, Observer, Row, line
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 TRAIN = sum(TRAIN_SHARDS)
+WIDER = {
+    "fc6": {
+        "kind": "fc",
+        "kernels": 32,
+        "sees": "both",
+        "std": 0.05,
+        "after": ("relu", "dropout"),
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +130,30 @@ def test_seeds_differ_and_repeat(dataset: Path, tmp_path: Path) -> None:
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_fine_tuning_starts_from_all_layers_but_the_last(dataset: Path, tmp_path: Path) -> None:
+    """A member of three classes is carried on with five; the last layer starts anew."""
+    first = job(dataset, tmp_path / "first", schedule__epochs=1)
+    train_here(first)
+    other = write_dataset(tmp_path / "other", classes=5)
+    second = Job(
+        dataset=str(other), run=str(tmp_path / "b"), recipe=first.recipe, init=first.run, seed=2
+    )
+    open_run(open_place(second.run), second, Samples(open_place(other), "train").digest)
+    start = canonical_state(Run(second, ALONE, QUIET).network)
+    taken = canonical_state(load_member(open_place(first.run)).network)
+    fresh = canonical_state(build(second.recipe, 5, (CPU, CPU), 2))
+    for name, value in start.items():
+        assert torch.equal(value, fresh[name] if name.startswith("fc8") else taken[name])
+    member = train_here(second)
+    assert member.init is not None
+    assert member.init["weights_sha256"] == read_member(open_place(first.run)).weights_sha256
+    with pytest.raises(ConfigError, match="init is "):
+        train_here(replace(second, init=None))
+    wider = job(other, tmp_path / "c", layers={**first.recipe.to_dict()["layers"], **WIDER})
+    with pytest.raises(DataError, match=r"'fc6.weight' of .* has shape \(16, 32\)"):
+        train_here(replace(wider, init=first.run))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(dataset: Path, tmp_path: Path) -> None:

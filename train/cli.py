@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--replicas", type=click.IntRange(1), default=1, help="Copies that share a batch.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where it is.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Which member of the ensemble.")
+@click.option("--init", metavar="MEMBER", help="Start from this member's layers but the last.")
 @click.option("--address", help="A Ray cluster's address; else RAY_ADDRESS, else a local Ray.")
 @click.option("--local", is_flag=True, help="Train in this process, without Ray.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(0), default=10.0, show_default=True)
@@ -51,6 +52,7 @@ def train(dataset: str, run: str, **options: Any) -> None:
         replicas=options["replicas"],
         device=options["device"] or _default_device(),
         checkpoint_s=60 * options["checkpoint_minutes"],
+        init=options["init"],
     )
     with _watched(job) as observer:
         member = _launch(job, observer, options)

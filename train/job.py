@@ -12,8 +12,8 @@ from infra.recipes import Recipe
 class Job:
     """One member: `dataset` and `run` are paths or `s3://` URIs.
 
-    Recipe, dataset and seed are what a member is; replicas, device and the checkpoints' pace may
-    change when a run is continued.
+    Recipe, dataset, seed and initial member are what a member is; replicas, device and the
+    checkpoints' pace may change when a run is continued.
     """
 
     dataset: str
@@ -24,6 +24,7 @@ class Job:
     device: Literal["cpu", "cuda"] = "cpu"
     checkpoint_s: float = 600.0  # seconds between checkpoints inside an epoch
     keep: int = 2  # newest checkpoints kept
+    init: str | None = None  # a member's run folder, whose layers but the last this one starts from
 
     def __post_init__(self) -> None:
         for name, value, least in (("replicas", self.replicas, 1), ("keep", self.keep, 1)):

@@ -30,14 +30,14 @@ from infra.manifest import (
     to_json,
 )
 from infra.recipes import Recipe, from_dict
-from infra.storage import Place
+from infra.storage import Place, open_place
 from train.augment import ImageStatistics
 from train.job import Job
 from train.network import AlexNet, load_canonical
 from train.sight import Row
 
 CPU = torch.device("cpu")
-FREE = ("recipe.summary", "recipe.compute.cores")  # may change when a run is continued
+FREE = ("recipe.summary", "recipe.compute.cores", "init.uri")  # may change in a continued run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +64,7 @@ class Member:
     weights_sha256: str
     stats_sha256: str
     metrics: dict[str, float]
+    init: dict[str, str] | None = None  # uri and weights_sha256 of the member it started from
     format: int = MEMBER_FORMAT
 
 
@@ -110,10 +111,15 @@ def load_member(
 def open_run(place: Place, job: Job, dataset_sha256: str) -> bool:
     """Claims a run folder for a job; True when it holds the finished member already.
 
-    Raises `ConfigError` naming what differs when the folder belongs to another recipe, dataset or
-    seed.
+    Raises `ConfigError` naming what differs when the folder belongs to another recipe, dataset,
+    seed or initial member.
     """
-    claim = {"recipe": job.recipe.to_dict(), "dataset_sha256": dataset_sha256, "seed": job.seed}
+    claim = {
+        "recipe": job.recipe.to_dict(),
+        "dataset_sha256": dataset_sha256,
+        "seed": job.seed,
+        "init": _initial(job),
+    }
     if place.size("job.json") is None:
         if place.size("member.json") is not None:
             raise DamageError(f"'{place.uri}' has a member.json but no job.json; it is incomplete.")
@@ -172,6 +178,7 @@ def write_member(
         seconds=last["seconds"],
         weights_sha256=sha256(data),
         stats_sha256=sha256(stats),
+        init=claim["init"],
         metrics={
             **{name: last[name] for name in ("top1_error", "top5_error", "val_loss")},
             "epochs": len(history),
@@ -179,6 +186,37 @@ def write_member(
         },
     )
     place.write("member.json", to_json(member))
+
+
+def initial_weights(job: Job, fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`fresh` canonical weights with all layers but the last from the job's initial member.
+
+    The paper's networks that were trained on the 2011 release first were carried on so (section 6).
+    Raises `DataError` naming the layer that does not fit, `DamageError` for harmed weights.
+    """
+    assert job.init is not None
+    place, last = open_place(job.init), list(job.recipe.layers)[-1]
+    member = read_member(place)
+    if list(member.recipe.layers)[:-1] != list(job.recipe.layers)[:-1]:
+        raise DataError(
+            f"'{job.init}' has the layers {', '.join(member.recipe.layers)}; recipe "
+            f"'{job.recipe.name}' has {', '.join(job.recipe.layers)}: only the last may differ."
+        )
+    found = load(read_checked(place, "weights.safetensors", member.weights_sha256))
+    taken = {name: found[name] for name in fresh if name.rpartition(".")[0] != last}
+    for name, value in taken.items():
+        if value.shape != fresh[name].shape:
+            raise DataError(
+                f"'{name}' of '{job.init}' has shape {tuple(value.shape)}; recipe "
+                f"'{job.recipe.name}' needs {tuple(fresh[name].shape)}."
+            )
+    return {**fresh, **taken}
+
+
+def _initial(job: Job) -> dict[str, str] | None:
+    if job.init is None:
+        return None
+    return {"uri": job.init, "weights_sha256": read_member(open_place(job.init)).weights_sha256}
 
 
 def _gpus(job: Job) -> list[str]:

@@ -25,7 +25,7 @@ from train.checkpoint import (
 )
 from train.evaluate import Score, evaluate
 from train.job import Job
-from train.member import write_member, write_metrics
+from train.member import initial_weights, write_member, write_metrics
 from train.network import DropoutKey, build, canonical_state, load_canonical
 from train.optimizer import Momentum
 from train.order import Ids, Order
@@ -103,6 +103,9 @@ class Run:
         if self.replica.rank and step:
             found = read_checkpoint(self.checkpoints, int(step) - 1)
         if found is None:
+            if self.job.init:
+                fresh = canonical_state(self.network)
+                load_canonical(self.network, initial_weights(self.job, fresh))
             return
         load_canonical(self.network, found.weights)
         self.optimizer.load_state(found.velocities)
