@@ -170,6 +170,15 @@ class S3Place:
             for entry in page.get("CommonPrefixes", [])
         )
 
+    def files(self) -> list[str]:
+        """Keys up to the next '/'."""
+        root = f"{self.prefix}/" if self.prefix else ""
+        return sorted(
+            entry["Key"].removeprefix(root)
+            for page in self._pages(Prefix=root, Delimiter="/")
+            for entry in page.get("Contents", [])
+        )
+
     def sweep(self) -> None:
         """Nothing: a PUT leaves nothing behind, and an upload in parts may belong to the living."""
 

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -66,6 +66,9 @@ class Place(Protocol):
 
     def folders(self) -> list[str]:
         """First parts of the names below this place that go on with '/', sorted; empty ones too."""
+
+    def files(self) -> list[str]:
+        """Names directly in this place, without those in folders, sorted."""
 
     def sweep(self) -> None:
         """Removes what writers that died have left aside; never what a living one is writing."""
@@ -246,9 +249,16 @@ class LocalPlace:
 
     def folders(self) -> list[str]:
         """The folders directly below this one."""
+        return self._direct(lambda entry: entry.is_dir())
+
+    def files(self) -> list[str]:
+        """The files directly in this folder."""
+        return self._direct(lambda entry: entry.is_file())
+
+    def _direct(self, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         try:
             with os.scandir(self.root) as found:
-                return sorted(entry.name for entry in found if entry.is_dir())
+                return sorted(entry.name for entry in found if wanted(entry))
         except FileNotFoundError:
             return []
         except OSError as error:

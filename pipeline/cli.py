@@ -11,7 +11,16 @@ import click
 @click.command()
 @click.argument("source")
 @click.argument("dataset")
-@click.option("--val", metavar="SOURCE", help="Source of the val split; without it there is none.")
+@click.option("--val", metavar="SOURCE", help="Source of the val split [SOURCE's own, if any].")
+@click.option("--format", metavar="NAME", help="folders, class-tars, ilsvrc, kaggle, webdataset.")
+@click.option(
+    "--label-order",
+    type=click.Choice(["wnid", "ilsvrc"]),
+    default="wnid",
+    show_default=True,
+    help="Labels by sorted wnid (as torchvision, Caffe), or as in the devkit of ILSVRC.",
+)
+@click.option("--allow-shortfall", is_flag=True, help="Accept an ILSVRC-2012 that is not whole.")
 @click.option("--shard-samples", type=int, metavar="N", help="Images a shard [at most 1024].")
 @click.option("--quality", type=int, default=90, show_default=True, help="JPEG quality, 1-100.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of images.")
@@ -34,17 +43,22 @@ import click
 @click.option("--address", metavar="ADDRESS", help="Ray cluster [RAY_ADDRESS, else a local one].")
 @click.option("--json", "as_json", is_flag=True, help="Last line as JSON.")
 def preprocess(*, workers: int | None, address: str | None, as_json: bool, **options: Any) -> None:
-    """Make a dataset of 256x256 JPEGs in tar shards from images in class folders.
+    """Make a dataset of 256x256 JPEGs in tar shards from labelled images.
 
-    SOURCE holds one folder a class; DATASET is where the result goes. Both are local paths or
-    s3:// URIs. Running it again finishes what is missing and changes nothing that is there.
+    SOURCE is recognised: a folder of class folders or of class tars, ILSVRC-2012 as downloaded,
+    Kaggle's layout of it, WebDataset tars. DATASET is where the result goes. Both are local paths
+    or s3:// URIs. Running it again finishes what is missing and changes nothing that is there.
 
     Example: septet preprocess photos/train dataset --val photos/val
     """
     from pipeline.run import Job, on_ray
     from pipeline.run import preprocess as run
+    from pipeline.sources import SourceRules
 
-    summary = run(Job(**options), on_ray(workers, address))
+    rules = SourceRules(
+        **{name: options.pop(name) for name in ("format", "label_order", "allow_shortfall")}
+    )
+    summary = run(Job(rules=rules, **options), on_ray(workers, address))
     if as_json:
         click.echo(_json_line(summary))
         return

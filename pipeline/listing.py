@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from infra.errors import DataError
 from infra.manifest import ClassName
-from infra.storage import Place
 
 
 class Names:
     """Many strings, packed: their UTF-8 bytes in one block and where each one ends."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._bytes, self._ends = bytearray(), array("q", [0])
+        self._bytes, self._ends = bytearray(), array("I", [0])  # 4 GiB of names
         for name in names:
             self.append(name)
 
@@ -49,26 +48,48 @@ class Names:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
-    """The images of one source, in the order of their paths.
+class Group:
+    """Images that lie together: `prefix` of their paths, and the archive `file` they are in.
 
-    `paths` of each image inside the source, `labels` int32 into `classes`, `sizes` int64 in bytes.
+    `file` None: each is an object of its own, named by its path.
+    """
+
+    prefix: str
+    file: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """The images of one split of a source, in the source's order; columns of equal length.
+
+    `names` inside their group, `groups` int32 into `places`, `labels` int32 into `classes`, `sizes`
+    uint32 in bytes (larger ones are cut to the largest: they are refused anyway), `offsets` int64
+    in the group's file, 0 for whole objects.
     """
 
     uri: str
     classes: tuple[ClassName, ...]
-    paths: Names
+    places: tuple[Group, ...]
+    names: Names
+    groups: NDArray[np.int32]
     labels: NDArray[np.int32]
-    sizes: NDArray[np.int64]
+    sizes: NDArray[np.uint32]
+    offsets: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
+
+    def path(self, row: int) -> str:
+        """An image's path in the source, as people know it."""
+        return f"{self.places[self.groups[row]].prefix}{self.names[row]}"
 
     def digest(self) -> str:
-        """Hex sha256 of paths, labels and sizes: what the plan believes the source to be."""
-        mixed = hashlib.sha256(self.paths.digest().encode())
-        mixed.update(self.labels.data)
-        mixed.update(self.sizes.data)
+        """Hex sha256 of all columns: what the plan believes the source to be."""
+        mixed = hashlib.sha256(self.names.digest().encode())
+        for group in self.places:
+            mixed.update(f"{group.prefix}\0{group.file}\0".encode())
+        for column in (self.groups, self.labels, self.sizes, self.offsets):
+            mixed.update(column.data)
         return mixed.hexdigest()
 
 
@@ -76,64 +97,37 @@ class Listing:
 class Columns:
     """A listing in the making."""
 
-    paths: Names = field(default_factory=Names)
+    places: list[Group] = field(default_factory=list)
+    names: Names = field(default_factory=Names)
+    groups: array[int] = field(default_factory=lambda: array("i"))
     labels: array[int] = field(default_factory=lambda: array("i"))
-    sizes: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("I"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
 
-    def add(self, path: str, label: int, size: int) -> None:
-        """One image."""
-        self.paths.append(path)
+    def open(self, prefix: str, file: str | None = None) -> None:
+        """Begins a group; the images added next are in it."""
+        self.places.append(Group(prefix=prefix, file=file))
+
+    def add(self, name: str, label: int, size: int, offset: int = 0) -> None:
+        """One image of the group begun last."""
+        self.names.append(name)
+        self.groups.append(len(self.places) - 1)
         self.labels.append(label)
-        self.sizes.append(size)
+        self.sizes.append(min(size, 0xFFFFFFFF))
+        self.offsets.append(offset)
 
     def listing(self, uri: str, classes: Iterable[ClassName]) -> Listing:
-        """The finished listing."""
+        """The finished listing; the columns are shared, not copied."""
         return Listing(
             uri=uri,
             classes=tuple(classes),
-            paths=self.paths,
+            places=tuple(self.places),
+            names=self.names,
+            groups=np.frombuffer(self.groups, np.int32),
             labels=np.frombuffer(self.labels, np.int32),
-            sizes=np.frombuffer(self.sizes, np.int64),
+            sizes=np.frombuffer(self.sizes, np.uint32),
+            offsets=np.frombuffer(self.offsets, np.int64),
         )
-
-
-def class_folders(place: Place) -> Listing:
-    """A folder of class folders: sorted folder names are the classes, as ImageFolder numbers them.
-
-    Hidden files and folders (a name that begins with '.') are no part of it. Files beside the class
-    folders belong to no class; one of them, `words.txt` (lines of `folder TAB words`), names the
-    classes for people. Raises `DataError` without a class folder and for a class without a file.
-    """
-    folders = [name for name in place.folders() if not name.startswith(".")]
-    if not folders:
-        raise DataError(
-            f"'{place.uri}' has no class folders; give a folder that holds one folder a class."
-        )
-    columns = Columns()
-    for label, folder in enumerate(folders):
-        before = len(columns.paths)
-        for path, size in place.entries(f"{folder}/"):
-            if "/." not in path:
-                columns.add(path, label, size)
-        if len(columns.paths) == before:
-            raise DataError(
-                f"class '{folder}' in '{place.uri}' has no images; "
-                f"remove the folder or put its images there."
-            )
-    words = _words(place)
-    names = [
-        ClassName(label=label, wnid=folder, words=words.get(folder, folder))
-        for label, folder in enumerate(folders)
-    ]
-    return columns.listing(place.uri, names)
-
-
-def _words(place: Place) -> dict[str, str]:
-    if place.size("words.txt") is None:
-        return {}
-    lines = place.read("words.txt").decode(errors="replace").splitlines()
-    pairs = (line.partition("\t") for line in lines)
-    return {folder.strip(): words.strip() for folder, _, words in pairs if words.strip()}
 
 
 def same_classes(train: Listing, val: Listing) -> None:

@@ -33,6 +33,8 @@ class Item:
     label: int
     path: str
     size: int
+    file: str | None = None  # the archive it is in; None: an object of its own, named `path`
+    offset: int = 0  # in that archive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,12 +99,7 @@ class Plan:
                     split=split,
                     number=number,
                     items=tuple(
-                        Item(
-                            key=f"{split}-{row:08d}",
-                            label=int(listing.labels[row]),
-                            path=listing.paths[row],
-                            size=int(listing.sizes[row]),
-                        )
+                        _item(listing, split, row)
                         for row in order[start : start + self.shard_samples].tolist()
                     ),
                 )
@@ -118,6 +115,17 @@ class Plan:
             "shard samples": self.shard_samples,
             "classes": sha256(to_json([entry.wnid for entry in first.classes])),
         } | {f"{split} images": listing.digest() for split, listing in self.splits.items()}
+
+
+def _item(listing: Listing, split: str, row: int) -> Item:
+    return Item(
+        key=f"{split}-{row:08d}",
+        label=int(listing.labels[row]),
+        path=listing.path(row),
+        size=int(listing.sizes[row]),
+        file=listing.places[listing.groups[row]].file,
+        offset=int(listing.offsets[row]),
+    )
 
 
 def shard_name(split: str, number: int) -> str:
@@ -136,12 +144,15 @@ def permutation(count: int, seed: int, split: str) -> NDArray[np.int64]:
     splitmix64's finalizer (Steele, Lea and Flood 2014), so the order hangs on no library's random
     stream.
     """
-    salt = int(sha256(f"{seed} {split}".encode())[:16], 16)
-    with np.errstate(over="ignore"):
-        key = (np.arange(count, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        key += np.uint64(salt)
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    salt = np.uint64(int(sha256(f"{seed} {split}".encode())[:16], 16))
+    key = np.arange(1, count + 1, dtype=np.uint64)
+    with np.errstate(over="ignore"):  # in place: 15 million images have to fit
+        key *= np.uint64(0x9E3779B97F4A7C15)
+        key += salt
+        key ^= key >> np.uint64(30)
+        key *= np.uint64(0xBF58476D1CE4E5B9)
+        key ^= key >> np.uint64(27)
+        key *= np.uint64(0x94D049BB133111EB)
         key ^= key >> np.uint64(31)
     return np.argsort(key, kind="stable")
 

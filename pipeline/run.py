@@ -20,10 +20,11 @@ from infra.manifest import DatasetManifest, sha256, to_json
 from infra.progress import Progress
 from infra.storage import Place, open_place
 from pipeline.commits import Made, finished
-from pipeline.listing import Listing, class_folders, same_classes
+from pipeline.listing import same_classes
 from pipeline.plan import Plan, ShardTask, claim, shard_samples_for
 from pipeline.publish import publish
 from pipeline.rule import ImageRule
+from pipeline.sources import SourceRules, read_source
 
 Outcome = tuple[ShardTask, Made | Exception]
 Execute = Callable[[Iterable[ShardTask]], Iterator[Outcome]]
@@ -35,7 +36,8 @@ class Job:
     """What a user asks for; places are paths or s3:// URIs.
 
     `shard_samples` None: chosen by the number of images. `max_bad`: the run fails when more than
-    this share of all images is refused; `on_bad="fail"`: at the first one.
+    this share of all images is refused; `on_bad="fail"`: at the first one. `val` None: the source's
+    own val split, where it has one.
     """
 
     source: str
@@ -46,6 +48,7 @@ class Job:
     seed: int = 0
     on_bad: Literal["skip", "fail"] = "skip"
     max_bad: float = 0.01
+    rules: SourceRules = SourceRules()
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -97,9 +100,10 @@ def preprocess(job: Job, execute: Execute) -> Summary:
 
 def make_plan(job: Job) -> Plan:
     """Lists the sources and fixes order, shards and the image rule."""
-    splits: dict[str, Listing] = {"train": class_folders(_source(job.source, job.dataset))}
+    splits = read_source(_source(job.source, job.dataset), job.rules)
     if job.val is not None:
-        splits["val"] = class_folders(_source(job.val, job.dataset))
+        val = read_source(_source(job.val, job.dataset), job.rules)
+        splits["val"] = val.get("val", val["train"])
         same_classes(splits["train"], splits["val"])
     return Plan(
         splits=splits,

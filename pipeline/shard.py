@@ -98,6 +98,8 @@ def _read(source: Place, item: Item) -> bytes:
     if item.size > MAX_FILE:
         raise BadImage("too_large")
     try:
+        if item.file is not None:
+            return source.read_range(item.file, item.offset, item.size)
         return source.read(item.path)
     except DataError:
         raise BadImage("missing") from None  # it was there when the source was listed

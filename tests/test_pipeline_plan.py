@@ -14,8 +14,8 @@ from photos import class_folders
 
 from infra.errors import DataError
 from infra.storage import open_place
+from pipeline.folders import class_folders as list_folders
 from pipeline.listing import Names
-from pipeline.listing import class_folders as list_folders
 from pipeline.plan import Plan, permutation, shard_samples_for
 from pipeline.rule import ImageRule
 from pipeline.tar import Tar
@@ -38,7 +38,7 @@ def test_a_permutation_mixes_and_depends_on_seed_and_split() -> None:
 
 def test_every_image_is_in_one_shard_under_one_key(tmp_path: Path) -> None:
     """Nothing lost, nothing twice; keys without dots, the same for any shard size and seed."""
-    listing = list_folders(open_place(class_folders(tmp_path / "a", classes=3, images=7)))
+    listing = list_folders(open_place(class_folders(tmp_path / "a", classes=3, images=7)))["train"]
     by_key: list[dict[str, str]] = []
     for seed, size in ((0, 4), (5, 9)):
         plan = Plan(splits={"train": listing}, rule=ImageRule(), seed=seed, shard_samples=size)
@@ -46,7 +46,7 @@ def test_every_image_is_in_one_shard_under_one_key(tmp_path: Path) -> None:
         items = [item for task in tasks for item in task.items]
         assert [len(task.items) for task in tasks[:-1]] == [size] * (len(tasks) - 1)
         assert len(tasks) == plan.num_shards("train") == len(plan.shard_names())
-        assert sorted(item.path for item in items) == [listing.paths[i] for i in range(21)]
+        assert sorted(item.path for item in items) == [listing.path(i) for i in range(21)]
         assert all(item.path.startswith(f"n{item.label:02d}/") for item in items)
         assert not any("." in item.key for item in items)
         by_key.append({item.key: item.path for item in items})
