@@ -95,3 +95,25 @@ def test_a_signal_is_obeyed_and_the_same_command_goes_on(
     whole = train_here(Job(dataset=str(dataset), run=str(tmp_path / "whole"), recipe=recipe))
     assert result["weights_sha256"] == whole.weights_sha256
     assert "already" in again.stderr and "top-1" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1200)
+def test_a_killed_driver_s_run_is_continued_by_the_same_command(tmp_path: Path, tiny: Path) -> None:
+    """SIGKILL of the command, and with it of its Ray: the second one ends in the same bits."""
+    dataset, run = write_dataset(tmp_path / "data"), tmp_path / "run"
+    recipe = tiny_recipe(schedule__epochs=30)
+    words = ["train", str(dataset), str(run), "--recipe", str(tiny), "--device", "cpu"]
+    words += ["--set", "schedule.epochs=30", "--checkpoint-minutes", "0", "--json"]
+    command = [sys.executable, "-m", "septet", *words]
+    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    while not steps(open_place(run).child("checkpoints")):
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.02)
+    first.kill()
+    first.communicate()
+    assert not (run / "member.json").exists()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    whole = train_here(Job(dataset=str(dataset), run=str(tmp_path / "whole"), recipe=recipe))
+    assert json.loads(again.stdout)["weights_sha256"] == whole.weights_sha256
