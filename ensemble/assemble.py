@@ -19,12 +19,11 @@ from ensemble.manifest import (
     check_files,
     read_ensemble,
 )
-from ensemble.measure import Request, measure
+from ensemble.measure import Request
 from ensemble.plan import Claim, EnsemblePlan
 from infra import provenance
 from infra.errors import DamageError, DataError
 from infra.manifest import read_checked, sha256, to_json
-from infra.progress import Progress
 from infra.storage import Place, open_place
 from train.member import Member, read_member
 
@@ -47,11 +46,11 @@ def assemble(
     claimed: Claim,
     members: Mapping[int, dict[str, File]],
     failures: tuple[Failure, ...],
-    show: Callable[[str], None],
+    measure: Callable[[Request], tuple[Scores, list[Example]]],
 ) -> tuple[Ensemble, str]:
     """The measured ensemble of these members (number: files) and the digest of `ensemble.json`.
 
-    One that is there and up to date is returned as it is.
+    One that is there and up to date is returned as it is, without measuring it again.
     """
     place = open_place(plan.out)
     draft = _draft(plan, claimed, members, failures)
@@ -65,10 +64,7 @@ def assemble(
         device=plan.device,
         cores=plan.recipe.compute.cores,
     )
-    samples = claimed.dataset.splits["val"].samples
-    show(f"measuring {len(members)} members and their averages on {samples:,} pictures")
-    with Progress("measure", samples, "images") as progress:
-        scores, examples = measure(request, progress.advance)
+    scores, examples = measure(request)
     return _publish(place, draft, scores, examples)
 
 

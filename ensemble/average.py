@@ -98,6 +98,16 @@ def _add(one: Score, other: Score) -> Score:
     )
 
 
+def figures(score: Score) -> dict[str, float]:
+    """A score as plain values; errors are shares from 0 to 1."""
+    return {
+        "samples": score.samples,
+        "top1_error": score.top1_error,
+        "top5_error": score.top5_error,
+        "loss": score.mean_loss,
+    }
+
+
 def interval(wrong: int, samples: int, z: float = 1.959964) -> tuple[float, float]:
     """The 95 % interval of an error share (Wilson 1927), from 0 to 1; it is never empty."""
     share, spread = wrong / samples, z * z / samples

@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ensemble.assemble import assemble, read_finished
+from ensemble.average import Scores, figures
+from ensemble.examples import Example
 from ensemble.journal import Journal
 from ensemble.manifest import Ensemble, Failure
+from ensemble.measure import Request, measure
 from ensemble.members import Listener, train_members
 from ensemble.plan import Claim, EnsemblePlan, claim
 from ensemble.report import write_report
 from infra.errors import RunError, SeptetError
+from infra.manifest import DatasetManifest
 from infra.progress import Progress
 from infra.storage import open_place
 from infra.tracking import Run, Tracking
@@ -31,6 +36,16 @@ class Trained:
     ensemble: Ensemble
     sha256: str  # of ensemble.json
     run: Run
+
+    def figures(self) -> dict[str, Any]:
+        """The result as plain values; errors are shares from 0 to 1."""
+        made = self.ensemble
+        return figures(made.score) | {
+            "sha256": self.sha256,
+            "members": [part.number for part in made.members],
+            "failed": [failure.number for failure in made.failed],
+            "members_top1_error": [part.score.top1_error for part in made.members],
+        }
 
 
 def train_ensemble(
@@ -64,7 +79,7 @@ def train_ensemble(
     if not members:
         journal.close(ok=False)
         raise RunError(f"no member of '{plan.out}' finished; member 1: {failed[0].reason}")
-    made, digest = assemble(plan, claimed, files, failed, show)
+    made, digest = assemble(plan, claimed, files, failed, lambda asked: _measure(asked, show))
     write_report(open_place(plan.out))
     for number, member in members.items():
         journal.member(number, member, read_rows(plan, number))
@@ -76,6 +91,13 @@ def read_rows(plan: EnsemblePlan, number: int) -> list[Row]:
     """The epochs of a member, oldest first, from its `metrics.jsonl`."""
     place = open_place(plan.job(number).run)
     return [json.loads(text) for text in place.read("metrics.jsonl").splitlines()]
+
+
+def _measure(request: Request, show: Callable[[str], None]) -> tuple[Scores, list[Example]]:
+    num_val = DatasetManifest.read(open_place(request.dataset))[0].splits["val"].samples
+    show(f"measuring {len(request.runs)} members and their averages on {num_val:,} pictures")
+    with Progress("measure", num_val, "images") as progress:
+        return measure(request, progress.advance)
 
 
 class _Training:

@@ -58,16 +58,12 @@ def measure(
 
     `advance` is told the pictures done. Raises what reading the members or the dataset raises.
     """
-    samples = Samples(open_place(request.dataset), "val")
-    tasks = min(_room(request), -(-len(samples) // BATCH))
-    chosen = tuple(choose(samples.labels).tolist())
-    pieces = [
-        Piece(request=request, first=at, step=tasks, examples=() if at else chosen)
-        for at in range(tasks)
-    ]
+    pieces = split(request, _room(request))
     need = {"num_cpus": request.cores, "num_gpus": float(request.device == "cuda")}
     total, examples = None, list[Example]()
-    for _, found in cluster.map_unordered(_measure, pieces, in_flight=tasks, resources=need):
+    for _, found in cluster.map_unordered(
+        measure_piece, pieces, in_flight=len(pieces), resources=need
+    ):
         if isinstance(found, Exception):
             raise found
         scores, some = found
@@ -78,14 +74,31 @@ def measure(
     return total, examples
 
 
+def measure_here(request: Request) -> tuple[Scores, list[Example]]:
+    """The same, in this process."""
+    (whole,) = split(request, 1)
+    return measure_piece(whole)
+
+
+def split(request: Request, tasks: int) -> list[Piece]:
+    """At most so many tasks, each with a batch at least; the first has the examples."""
+    samples = Samples(open_place(request.dataset), "val")
+    tasks = min(tasks, -(-len(samples) // BATCH))
+    chosen = tuple(choose(samples.labels).tolist())
+    return [
+        Piece(request=request, first=at, step=tasks, examples=() if at else chosen)
+        for at in range(tasks)
+    ]
+
+
 def _room(request: Request) -> int:
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = total.get("CPU", 1) // request.cores
     return max(int(min(room, total.get("GPU", 0)) if request.device == "cuda" else room), 1)
 
 
-def _measure(piece: Piece) -> tuple[Scores, list[Example]]:
-    """A task's whole life."""
+def measure_piece(piece: Piece) -> tuple[Scores, list[Example]]:
+    """A task's whole life; the examples are empty but in one of them."""
     request = piece.request
     torch.set_num_threads(request.cores)
     members = load_members([open_place(run) for run in request.runs], request.device)

@@ -93,27 +93,28 @@ def curves_chart(name: str, curves: Sequence[Sequence[Row]], keys: dict[str, str
     """A thin line a member and a bold one for their mean, by epoch, of each key (its label)."""
     scale = 100.0 if name == "error" else 1.0
 
+    epochs = min(len(rows) for rows in curves)
+    means = {
+        key: [scale * float(np.mean([rows[at][key] for rows in curves])) for at in range(epochs)]
+        for key in keys
+    }
+
     def draw(axes: Axes) -> None:
-        epochs = min(len(rows) for rows in curves)
-        for (key, label), colour in zip(keys.items(), (FIRST, SECOND), strict=False):
+        top = max(means, key=lambda key: means[key][-1])
+        for (key, mean), colour in zip(means.items(), (FIRST, SECOND), strict=False):
             for rows in curves:
-                axes.plot(
-                    [row["epoch"] for row in rows],
-                    [scale * row[key] for row in rows],
-                    color=MEMBER if len(keys) == 1 else colour,
-                    linewidth=0.8,
-                    alpha=0.55,
-                )
-            mean = [
-                scale * float(np.mean([rows[e][key] for rows in curves])) for e in range(epochs)
-            ]
+                values = [scale * row[key] for row in rows]
+                thin = MEMBER if len(keys) == 1 else colour
+                axes.plot(range(1, len(rows) + 1), values, color=thin, linewidth=0.8, alpha=0.55)
             axes.plot(range(1, epochs + 1), mean, color=colour, linewidth=2)
-            _label(axes, (epochs, mean[-1]), label, colour)
+            aside = 0 if len(keys) == 1 else 4 if key == top else -4  # labels keep apart
+            _label(axes, (epochs, mean[-1]), keys[key], colour, aside)
         axes.set_xlabel("epoch")
         axes.set_ylabel("error, %" if name == "error" else "loss")
         axes.set_ylim(bottom=0)
         axes.set_xlim(1 if epochs > 1 else 0.5, 1 + max(epochs - 1, 0.5) * 1.42)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ticks = MaxNLocator(6, integer=True).tick_values(1, epochs)
+        axes.set_xticks([1, *(tick for tick in ticks if 1 < tick <= epochs)])
 
     return _svg(name, draw)
 
@@ -148,11 +149,11 @@ def _grid(kernels: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _label(axes: Axes, at: tuple[float, float], text: str, colour: str) -> None:
+def _label(axes: Axes, at: tuple[float, float], text: str, colour: str, aside: float = 0) -> None:
     axes.annotate(
         text,
         at,
-        xytext=(7, 0),
+        xytext=(7, aside),
         textcoords="offset points",
         color=colour,
         va="center",

@@ -233,12 +233,13 @@ class Tracking:
     @contextmanager
     def _asking(self, verb: str, passing: type[BaseException] | tuple[()] = ()) -> Iterator[None]:
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
         except passing:
             raise
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             raise self._failed(verb, error) from error
 
     def _failed(self, verb: str, error: BaseException) -> RunError:
@@ -300,13 +301,13 @@ class Run:
         logged.update(int(row["epoch"]) for row in new)
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
-        """Logs each number once: a step that has a value of that name keeps it."""
+        """Logs each number, unless it is what that step has already."""
         client = self.tracking.client
         with self.tracking._asking("log metrics to"):
             new = [
                 metric
                 for metric in _metrics(values, step)
-                if step not in {old.step for old in client.get_metric_history(self.id, metric.key)}
+                if _newest(client.get_metric_history(self.id, metric.key), step) != metric.value
             ]
             client.log_batch(self.id, metrics=new)
 
@@ -345,6 +346,11 @@ def _metrics(values: Mapping[str, Any], step: int, skip: str = "") -> list[Any]:
         for key, value in sorted(values.items())
         if key != skip and isinstance(value, int | float) and not isinstance(value, bool)
     ]
+
+
+def _newest(history: list[Any], step: int) -> float | None:
+    at_step = [metric for metric in history if metric.step == step]
+    return max(at_step, key=lambda metric: metric.timestamp).value if at_step else None
 
 
 def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
