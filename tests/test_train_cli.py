@@ -16,7 +16,7 @@ from handmade import tiny_recipe, write_dataset
 from infra.errors import ConfigError, DataError
 from infra.storage import open_place
 from train.checkpoint import steps
-from train.cli import train
+from train.cli import describe, train
 from train.job import Job
 from train.local import train_here
 
@@ -70,6 +70,16 @@ def test_mistakes_are_named(tmp_path: Path, tiny: Path) -> None:
 def test_help_has_an_example() -> None:
     """That can be copied."""
     assert "Example: septet train " in CliRunner().invoke(train, ["--help"]).output
+    assert "Example: septet describe " in CliRunner().invoke(describe, ["--help"]).output
+
+
+def test_a_recipe_is_described_in_words_and_in_json() -> None:
+    """With the paper's totals, and what a changed value departs from."""
+    assert "in all 60,965,224 parameters" in CliRunner().invoke(describe, ["paper"]).output
+    words = ["paper", "--set", "optimizer.lr=0.5", "--json"]
+    told = json.loads(CliRunner().invoke(describe, words).output)
+    assert told["totals"]["parameters"] == 60_965_224
+    assert told["departures"] == {"optimizer.lr": {"paper": 0.01, "recipe": 0.5}}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`septet train`: the command line of this stage."""
+"""`septet train` and `septet describe`: the command line of this stage."""
 
 from __future__ import annotations
 
@@ -120,4 +120,28 @@ def _tell(job: Job, member: Member, *, as_json: bool) -> None:
     click.echo(f"'{job.run}' is finished: top-1 error {error:.2f} % after {member.seconds:,.0f} s.")
 
 
-COMMANDS: list[click.Command] = [train]
+@click.command(epilog="Example: septet describe source2012")
+@click.argument("recipe_name", metavar="RECIPE")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Replace one value.")
+@click.option("--classes", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+def describe(recipe_name: str, overrides: tuple[str, ...], classes: int, as_json: bool) -> None:
+    """Print RECIPE's network as the paper's table does, and how it departs from the paper."""
+    from infra.recipes import load_recipe
+    from train import describe as description
+
+    recipe = load_recipe(recipe_name, overrides)
+    if not as_json:
+        click.echo("\n".join(description.describe(recipe, classes)))
+        return
+    departures = description.departures(recipe)
+    result = {
+        "recipe": recipe.name,
+        "layers": description.layer_rows(recipe, classes),
+        "totals": description.totals(recipe, classes),
+        "departures": {key: {"paper": was, "recipe": now} for key, was, now in departures},
+    }
+    click.echo(json.dumps(result))
+
+
+COMMANDS: list[click.Command] = [train, describe]
