@@ -31,6 +31,7 @@ PILLOW_ERRORS = (  # what Pillow's parsers raise on hostile bytes
 )
 _PNG = b"\x89PNG\r\n\x1a\n"
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}  # JPEG markers without a length
+_FRAMES_ONE_PASS = {0xC0, 0xC1}  # baseline and extended sequential
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15: they carry the size
 
 
@@ -80,7 +81,7 @@ def _check_size(header: Header, short_side: int) -> None:
 def _jpeg(data: bytes) -> Header:
     """Walks the segments up to the first scan; the rest is the decoder's matter."""
     frame: tuple[int, int] | None = None
-    metadata = 0
+    metadata, progressive = 0, False
     for number, (marker, start, size) in enumerate(_segments(data)):
         if number >= MAX_SEGMENTS:
             raise BadImage("too_much_metadata")
@@ -88,6 +89,7 @@ def _jpeg(data: bytes) -> Header:
             if frame or size < 6:
                 raise BadImage("corrupt")
             frame = struct.unpack_from(">HH", data, start + 1)
+            progressive = marker not in _FRAMES_ONE_PASS
         elif marker >= 0xE0:  # APPn and comments
             metadata += size
             if metadata > MAX_METADATA:
@@ -97,7 +99,7 @@ def _jpeg(data: bytes) -> Header:
     height, width = frame
     if height * width > MAX_PIXELS_A_BYTE * len(data):
         raise BadImage("corrupt")
-    if height * width * data.count(b"\xff\xda") > MAX_SCAN_PIXELS:
+    if progressive and height * width * data.count(b"\xff\xda") > MAX_SCAN_PIXELS:
         raise BadImage("too_many_pixels")
     return Header(format="JPEG", width=width, height=height)
 

@@ -32,7 +32,7 @@ class Picture:
 def square(data: bytes) -> Picture:
     """The picture in a source file's bytes; raises `BadImage` with the reason."""
     header = examine(data, SIDE)
-    pixels = _decode_jpeg(data) if header.format == "JPEG" else _decode_other(data)
+    pixels = decode_rgb(data) if header.format == "JPEG" else _decode_other(data)
     height, width = pixels.shape[:2]
     return Picture(pixels=_central(_resize(pixels)), width=width, height=height)
 
@@ -46,7 +46,8 @@ def encode(pixels: Pixels, rule: ImageRule) -> bytes:
     return file.getvalue()
 
 
-def _decode_jpeg(data: bytes) -> torch.Tensor:
+def decode_rgb(data: bytes) -> torch.Tensor:
+    """(H, W, 3) uint8 of a JPEG whose header has been examined; `BadImage` when it is corrupt."""
     with warnings.catch_warnings():
         # the buffer is read-only, and only read; torchvision 0.29 announces the end of its decoder
         warnings.simplefilter("ignore")
