@@ -116,6 +116,44 @@ def verify(dataset: str, *, deep: bool, as_json: bool) -> None:
         )
 
 
+@click.command()
+@click.argument("source")
+@click.option("--val", metavar="SOURCE", help="Source of the val split [SOURCE's own, if any].")
+@click.option("--shard-samples", type=int, metavar="N", help="Images a shard [at most 1024].")
+@click.option("--format", metavar="NAME", help="As for preprocess.")
+@click.option("--allow-shortfall", is_flag=True, help="As for preprocess.")
+@click.option("--json", "as_json", is_flag=True, help="The figures as JSON, on one line.")
+def plan(source: str, *, as_json: bool, **options: Any) -> None:
+    """Say what preprocessing SOURCE would cost, before anything starts.
+
+    Only names and sizes are read. Storage and core-hours are estimates.
+
+    Example: septet plan photos/train --val photos/val
+    """
+    from infra.storage import open_place
+    from pipeline.cost import cost
+    from pipeline.run import Job, make_plan
+    from pipeline.sources import SourceRules
+
+    rules = SourceRules(**{name: options.pop(name) for name in ("format", "allow_shortfall")})
+    figures = cost(open_place(source), make_plan(Job(source=source, rules=rules, **options)))
+    if as_json:
+        click.echo(_json_line(figures))
+        return
+    images = ", ".join(f"{split} {count:,} images" for split, count in figures.images.items())
+    click.echo(f"source   {figures.source}: {figures.classes:,} classes, {images}")
+    click.echo(
+        f"to read  {figures.source_bytes / 1e9:,.2f} GB in {figures.read_requests:,} requests"
+    )
+    click.echo(
+        f"to write about {figures.stored_bytes / 1e9:,.2f} GB in {figures.shards:,} shards, "
+        f"{figures.write_requests:,} requests"
+    )
+    click.echo(f"work     about {figures.core_hours:,.2f} core-hours")
+    if figures.too_large:
+        click.echo(f"refused  {figures.too_large:,} files larger than 64 MiB")
+
+
 def _json_line(value: Any) -> str:
     """A dataclass as JSON on one line."""
     import json
@@ -123,4 +161,4 @@ def _json_line(value: Any) -> str:
     return json.dumps(dataclasses.asdict(value), sort_keys=True)
 
 
-COMMANDS: list[click.Command] = [preprocess, verify]
+COMMANDS: list[click.Command] = [plan, preprocess, verify]

@@ -41,7 +41,7 @@ class Job:
     """
 
     source: str
-    dataset: str
+    dataset: str = ""
     val: str | None = None
     shard_samples: int | None = None
     quality: int = 90
@@ -81,7 +81,7 @@ def preprocess(job: Job, execute: Execute) -> Summary:
     or a shard that cannot be made, `StorageError`.
     """
     started = time.monotonic()
-    place = open_place(job.dataset)
+    place = _apart(job)
     plan = make_plan(job)
     digest = claim(place, plan)
     there = {
@@ -100,9 +100,9 @@ def preprocess(job: Job, execute: Execute) -> Summary:
 
 def make_plan(job: Job) -> Plan:
     """Lists the sources and fixes order, shards and the image rule."""
-    splits = read_source(_source(job.source, job.dataset), job.rules)
+    splits = read_source(open_place(job.source), job.rules)
     if job.val is not None:
-        val = read_source(_source(job.val, job.dataset), job.rules)
+        val = read_source(open_place(job.val), job.rules)
         splits["val"] = val.get("val", val["train"])
         same_classes(splits["train"], splits["val"])
     return Plan(
@@ -113,11 +113,13 @@ def make_plan(job: Job) -> Plan:
     )
 
 
-def _source(uri: str, dataset: str) -> Place:
-    place, target = open_place(uri), open_place(dataset)
-    if f"{target.uri}/".startswith(f"{place.uri}/"):
-        raise DataError(f"the dataset '{target.uri}' must not lie inside its source.")
-    return place
+def _apart(job: Job) -> Place:
+    """The dataset's place; raises `DataError` when it lies inside a source."""
+    target = open_place(job.dataset)
+    for uri in filter(None, (job.source, job.val)):
+        if f"{target.uri}/".startswith(f"{open_place(uri).uri}/"):
+            raise DataError(f"the dataset '{target.uri}' must not lie inside its source.")
+    return target
 
 
 def make_all(tasks: Iterable[ShardTask], execute: Execute) -> Iterator[Made]:
