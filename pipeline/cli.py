@@ -12,7 +12,9 @@ import click
 @click.argument("source")
 @click.argument("dataset")
 @click.option("--val", metavar="SOURCE", help="Source of the val split [SOURCE's own, if any].")
-@click.option("--format", metavar="NAME", help="folders, class-tars, ilsvrc, kaggle, webdataset.")
+@click.option(
+    "--format", metavar="NAME", help="folders, class-tars, ilsvrc, kaggle, webdataset, parquet."
+)
 @click.option(
     "--label-order",
     type=click.Choice(["wnid", "ilsvrc"]),
@@ -46,8 +48,9 @@ def preprocess(*, workers: int | None, address: str | None, as_json: bool, **opt
     """Make a dataset of 256x256 JPEGs in tar shards from labelled images.
 
     SOURCE is recognised: a folder of class folders or of class tars, ILSVRC-2012 as downloaded,
-    Kaggle's layout of it, WebDataset tars. DATASET is where the result goes. Both are local paths
-    or s3:// URIs. Running it again finishes what is missing and changes nothing that is there.
+    Kaggle's layout of it, WebDataset tars, Parquet with image bytes. DATASET is where the result
+    goes. Both are local paths or s3:// URIs. Running it again finishes what is missing and changes
+    nothing that is there.
 
     Example: septet preprocess photos/train dataset --val photos/val
     """

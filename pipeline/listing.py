@@ -64,7 +64,8 @@ class Listing:
 
     `names` inside their group, `groups` int32 into `places`, `labels` int32 into `classes`, `sizes`
     uint32 in bytes (larger ones are cut to the largest: they are refused anyway), `offsets` int64
-    in the group's file, 0 for whole objects.
+    in the group's file, 0 for whole objects. `window` is for sources that can only be read by the
+    group: a global permutation would read each group once for every image in it.
     """
 
     uri: str
@@ -75,6 +76,7 @@ class Listing:
     labels: NDArray[np.int32]
     sizes: NDArray[np.uint32]
     offsets: NDArray[np.int64]
+    window: int = 0  # groups that are mixed with each other; 0: all
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,7 +87,7 @@ class Listing:
 
     def digest(self) -> str:
         """Hex sha256 of all columns: what the plan believes the source to be."""
-        mixed = hashlib.sha256(self.names.digest().encode())
+        mixed = hashlib.sha256(f"{self.window} {self.names.digest()}".encode())
         for group in self.places:
             mixed.update(f"{group.prefix}\0{group.file}\0".encode())
         for column in (self.groups, self.labels, self.sizes, self.offsets):
@@ -116,7 +118,7 @@ class Columns:
         self.sizes.append(min(size, 0xFFFFFFFF))
         self.offsets.append(offset)
 
-    def listing(self, uri: str, classes: Iterable[ClassName]) -> Listing:
+    def listing(self, uri: str, classes: Iterable[ClassName], window: int = 0) -> Listing:
         """The finished listing; the columns are shared, not copied."""
         return Listing(
             uri=uri,
@@ -127,6 +129,7 @@ class Columns:
             labels=np.frombuffer(self.labels, np.int32),
             sizes=np.frombuffer(self.sizes, np.uint32),
             offsets=np.frombuffer(self.offsets, np.int64),
+            window=window,
         )
 
 

@@ -88,7 +88,7 @@ class Plan:
     def tasks(self, dataset: str, plan: str) -> Iterator[ShardTask]:
         """The tasks of all shards in order, made as they are asked for; `plan` is the digest."""
         for split, listing in self.splits.items():
-            order = permutation(len(listing), self.seed, split)
+            order = order_of(listing, self.seed, split)
             for number in range(self.num_shards(split)):
                 start = number * self.shard_samples
                 yield ShardTask(
@@ -155,6 +155,16 @@ def permutation(count: int, seed: int, split: str) -> NDArray[np.int64]:
         key *= np.uint64(0x94D049BB133111EB)
         key ^= key >> np.uint64(31)
     return np.argsort(key, kind="stable")
+
+
+def order_of(listing: Listing, seed: int, split: str) -> NDArray[np.int64]:
+    """The order of a split's images: a permutation of all, or of those in each window of groups."""
+    order = permutation(len(listing), seed, split)
+    if not listing.window:
+        return order
+    rank = np.argsort(permutation(len(listing.places), seed, f"{split} groups"))
+    window = rank[listing.groups[order]] // listing.window
+    return order[np.argsort(window, kind="stable")]
 
 
 def claim(place: Place, plan: Plan) -> str:

@@ -7,6 +7,7 @@ after it. A bad image is a row with a reason, never an exception.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from pipeline.header import MAX_FILE, BadImage
 from pipeline.image import encode
 from pipeline.plan import Item, ShardTask
 from pipeline.sums import Sums
+from pipeline.tables import ROW_GROUP, read_rows
 from pipeline.tar import Tar
 
 
@@ -29,7 +31,7 @@ def make_shard(task: ShardTask) -> Made:
     dataset, source = open_place(task.dataset), open_place(task.source)
     tar, sums = Tar(), Sums()
     with decoder(careful=task.careful) as decode:
-        maker = _Maker(task, source, tar, sums, decode)
+        maker = _Maker(task, _reader(source, task.items), tar, sums, decode)
         rows = tuple(maker.row(item) for item in task.items)
     data = tar.finish()
     commit = Commit(
@@ -51,7 +53,7 @@ def make_shard(task: ShardTask) -> Made:
 @dataclass(frozen=True, slots=True)
 class _Maker:
     task: ShardTask
-    source: Place
+    read: Callable[[Item], bytes]
     tar: Tar
     sums: Sums
     decode: Decoder
@@ -60,7 +62,7 @@ class _Maker:
         """Adds one image to the shard; its row of the index, or the reject's."""
         data: bytes | None = None
         try:
-            data = _read(self.source, item)
+            data = self.read(item)
             picture = self.decode(data)
         except BadImage as reason:
             return Row(
@@ -94,12 +96,24 @@ class _Maker:
         )
 
 
-def _read(source: Place, item: Item) -> bytes:
-    if item.size > MAX_FILE:
-        raise BadImage("too_large")
-    try:
-        if item.file is not None:
-            return source.read_range(item.file, item.offset, item.size)
-        return source.read(item.path)
-    except DataError:
-        raise BadImage("missing") from None  # it was there when the source was listed
+def _reader(source: Place, items: tuple[Item, ...]) -> Callable[[Item], bytes]:
+    """A function from an item to its file's bytes; it raises `BadImage` where there are none.
+
+    Rows of Parquet are read ahead, a row group at a time.
+    """
+    rows = {(item.file, item.offset) for item in items if item.file and ROW_GROUP in item.file}
+    ahead = read_rows(source, rows)
+
+    def read(item: Item) -> bytes:
+        if item.size > MAX_FILE:
+            raise BadImage("too_large")
+        if item.file is None:
+            try:
+                return source.read(item.path)
+            except DataError:
+                raise BadImage("missing") from None  # it was there when the source was listed
+        if (item.file, item.offset) in ahead:
+            return ahead.pop((item.file, item.offset))
+        return source.read_range(item.file, item.offset, item.size)
+
+    return read

@@ -19,6 +19,7 @@ from pipeline.archives import class_tars, ilsvrc, webdataset
 from pipeline.devkit import TRAIN, Devkit, read_devkit
 from pipeline.folders import KAGGLE_CLASSES, class_folders, kaggle
 from pipeline.listing import Listing
+from pipeline.tables import parquet
 from pipeline.tarindex import members
 
 FORMATS: dict[str, Callable[[Place], dict[str, Listing]]] = {
@@ -27,6 +28,7 @@ FORMATS: dict[str, Callable[[Place], dict[str, Listing]]] = {
     "ilsvrc": ilsvrc,
     "kaggle": kaggle,
     "webdataset": webdataset,
+    "parquet": parquet,
 }
 LabelOrder = Literal["wnid", "ilsvrc"]
 
@@ -73,6 +75,8 @@ def recognise(place: Place) -> str:
         return "ilsvrc"
     if place.size(KAGGLE_CLASSES) is not None:
         return "kaggle"
+    if _has_parquet(place):
+        return "parquet"
     tar = _first_tar(place)
     if tar is None:
         return "folders"
@@ -91,6 +95,12 @@ def _first_tar(place: Place) -> str | None:
             if name.endswith(".tar") and not name.startswith("."):
                 return prefix + name
     return None
+
+
+def _has_parquet(place: Place) -> bool:
+    """At the top or in a folder `data`, as the hub has them; not the index of a dataset of ours."""
+    found = [*place.files(), *place.child("data").files()]
+    return any(name.endswith(".parquet") and name != "index.parquet" for name in found)
 
 
 def by_devkit_order(splits: dict[str, Listing], devkit: Devkit) -> dict[str, Listing]:

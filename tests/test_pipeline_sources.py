@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from photos import class_folders, tree
 from scipy.io import savemat
 
 from infra.errors import ConfigError, DataError
+from infra.manifest import ClassName
 from infra.storage import open_place
 from pipeline.devkit import DEVKIT, META, TRAIN, TRUTH, VAL, read_devkit
-from pipeline.listing import Listing
+from pipeline.listing import Columns, Listing
+from pipeline.plan import order_of
 from pipeline.run import Job, in_process, preprocess
 from pipeline.sources import SourceRules, check_official, read_source, recognise
 from pipeline.tarindex import members
@@ -276,3 +281,67 @@ def test_webdataset_without_a_label_is_named(tmp_path: Path) -> None:
     pack(tmp_path / "0.tar", {"a.jpg": b"1", "a.cls": b"cat"})
     with pytest.raises(DataError, match="not a label in digits"):
         read_source(open_place(tmp_path), SourceRules())
+
+
+def parquet(folders: Path, root: Path) -> Path:
+    """As the Hugging Face hub has it: row groups of five, class names in the schema."""
+    rows = [
+        {"image": {"bytes": data, "path": name}, "label": label}
+        for label, wnid in enumerate(IDS)
+        for name, data in of_class(folders, wnid).items()
+    ]
+    names = {"info": {"features": {"label": {"names": [f"words of {wnid}" for wnid in IDS]}}}}
+    for split, part in (("train", rows), ("validation", rows[:2])):
+        table = pa.Table.from_pylist(part)
+        table = table.replace_schema_metadata({"huggingface": json.dumps(names)})
+        (root / "data").mkdir(exist_ok=True)
+        pq.write_table(table, root / "data" / f"{split}-00000-of-00001.parquet", row_group_size=5)
+    return root
+
+
+def test_parquet_gives_the_same_pictures(folders: Path, tmp_path: Path) -> None:
+    """Every image once, with its label and class names; statistics as from the folders."""
+    (tmp_path / "s").mkdir()
+    root = parquet(folders, tmp_path / "s")
+    assert recognise(open_place(root)) == "parquet"
+    out = []
+    for source, name in ((root, "a"), (folders, "b")):
+        job = Job(source=str(source), dataset=str(tmp_path / name), shard_samples=5)
+        preprocess(job, in_process)
+        rows = pq.read_table(tmp_path / name / "index.parquet").to_pylist()
+        train = sorted((r["source_sha256"], r["label"]) for r in rows if r["split"] == "train")
+        out.append((train, (tmp_path / name / "stats.npz").read_bytes()))
+    assert out[0] == out[1]
+    manifest = json.loads((tmp_path / "a/dataset.json").read_text())
+    assert [entry["words"] for entry in manifest["classes"]] == [f"words of {w}" for w in IDS]
+    assert manifest["splits"]["val"]["samples"] == 2
+
+
+def test_parquet_that_is_not_one_is_named(tmp_path: Path) -> None:
+    """Harmed, without the columns, without a label."""
+    (tmp_path / "train.parquet").write_bytes(b"PAR1" + bytes(99))
+    with pytest.raises(DataError, match=r"'train.parquet' .* not readable Parquet"):
+        read_source(open_place(tmp_path), SourceRules())
+    pq.write_table(pa.table({"picture": [b"1"], "label": [0]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="no 'image' with bytes"):
+        read_source(open_place(tmp_path), SourceRules())
+    rows = [{"image": {"bytes": b"1"}, "label": None}, {"image": {"bytes": b"1"}, "label": 0}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="row 0 of group 0 of 'train.parquet' has no label"):
+        read_source(open_place(tmp_path), SourceRules())
+
+
+def test_windows_of_groups_hold_together() -> None:
+    """Every image once; a window's images are neighbours, mixed, and windows are in no order."""
+    columns = Columns()
+    for group in range(10):
+        columns.open(f"{group}/")
+        for row in range(7):
+            columns.add(str(row), 0, 0, row)
+    listing = columns.listing("s", [ClassName(label=0, wnid="a", words="a")], window=2)
+    order = order_of(listing, 0, "train")
+    assert sorted(order.tolist()) == list(range(70))
+    windows = listing.groups[order].reshape(5, 14)
+    assert all(len(set(window)) == 2 for window in windows.tolist())
+    assert any((np.diff(window) != 0).sum() > 1 for window in windows)
+    assert windows.reshape(-1).tolist() != sorted(windows.reshape(-1).tolist())
