@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infra.recipes import load_recipe, recipe_names
+from infra.recipes import from_dict, load_recipe, recipe_names
 from train.describe import departures, describe, layer_rows, totals
 
 
@@ -46,6 +46,8 @@ def test_who_reads_what() -> None:
     both = [layer for layer, what in reads.items() if what == "both halves"]
     assert both == ["conv3", "fc6", "fc7", "fc8"]
     assert {row["reads"] for row in layer_rows(load_recipe("half"))} == {"all"}
+    whole = layer_rows(load_recipe("paper", ["layers.fc8.sees=own"]))[-1]
+    assert whole["reads"] == "both halves"  # the last layer is not divided, so it has no own half
 
 
 def test_departures_are_all_that_differs() -> None:
@@ -62,6 +64,11 @@ def test_departures_are_all_that_differs() -> None:
     ]
     sixth = departures(load_recipe("conv6"))
     assert all(key.startswith("layers.conv6.") and was is None for key, was, _ in sixth)
+    shallow = load_recipe("paper").to_dict()
+    del shallow["layers"]["conv4"]
+    lost = {key: (was, now) for key, was, now in departures(from_dict(shallow))}
+    assert lost["layers.conv4.kernels"] == (384, None)
+    assert all(key.startswith("layers.conv4.") for key in lost)
     own = dict((key, now) for key, _, now in departures(load_recipe("source2012")))
     assert own["norm.alpha"] == 2e-5
     assert own["schedule.own.conv1.to"] == (0.1, 0.01, 0.001, 0.0)

@@ -139,7 +139,8 @@ def _cut(
     """The window (row, column, mirrored) of each picture, less the mean, plus the colour.
 
     (N, 3, px, px) float32. On a CPU a picture at a time, so that all its passes but the last stay
-    in the cache: 0.25 ms a picture against 0.7 for the whole batch at once.
+    in the cache: a third of the time that the whole batch at once takes (0.66 ms against 1.9 a
+    picture; 64 pictures, one core).
     """
     device, px = images_u8.device, recipe.network.input_px
     out = torch.empty((len(images_u8), 3, px, px), device=device)
