@@ -39,7 +39,7 @@ def fit(job: Job, *, replica: Replica = ALONE, observer: Observer = QUIET) -> bo
                 update = run.update(batch, learning)
                 begun_at, done_at = done_at, time.monotonic()
                 run.count(update, done_at - begun_at, arrived_at - begun_at)
-                leaving = update.look and run.leaving()
+                leaving = update.look and run.leaving()  # asked by all replicas together
                 if update.stop or leaving or done_at - saved_at >= job.checkpoint_s:
                     run.save()
                     saved_at = time.monotonic()

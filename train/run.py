@@ -202,7 +202,12 @@ class Run:
 
     def leaving(self) -> bool:
         """Whether a replica's machine will be taken away; asked on all replicas together."""
-        return self.replica.any(self.observer.leaving())
+        leaving = self.replica.any(self.observer.leaving())
+        if leaving and self.replica.rank == 0:
+            self.observer.warn(
+                f"a machine of this run will be taken away: saving after step {self.state.step}."
+            )
+        return leaving
 
     def _asked(self) -> bool:
         return self.replica.rank == 0 and self.observer.stop()
