@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def checkpoint(step: int) -> Checkpoint:
         step=step,
         weights={"conv1.weight": torch.randn(4, 3, generator=generator)},
         velocities={"conv1.weight": torch.randn(4, 3, generator=generator)},
-        history=({"epoch": 1, "top1_error": 0.1 + step, "lr": 1e-3},),
+        history=({"epoch": 1, "step": step, "top1_error": 0.1 + step, "lr": 1e-3},),
         tally=Tally(images=step, loss=1 / 3, norms=[0.1, 2.5]),
         seconds=2.5,
     )
@@ -69,6 +70,15 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     writer.wait()
     writer.close()
     assert steps(place) == [10, 3] and len(list(place.names())) == 4
+
+
+def test_the_best_epoch_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    """That of the lowest validation error, the first of equal ones."""
+    place, rows = open_place(tmp_path), list[dict[str, float]]()
+    for step, error in ((4, 0.5), (8, 0.2), (12, 0.3), (16, 0.2), (20, 0.4)):
+        rows.append({"step": step, "top1_error": error})
+        write_checkpoint(place, replace(checkpoint(step), history=tuple(rows)), keep=2)
+    assert steps(place) == [20, 16, 8] and len(list(place.names())) == 6
 
 
 def test_going_back_forgets_what_lay_ahead(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 def write_checkpoint(place: Place, checkpoint: Checkpoint, keep: int) -> None:
-    """Publishes a checkpoint, then removes all but the newest `keep`.
+    """Publishes a checkpoint, then removes all but the newest `keep` and the best epoch's.
 
     Raises `StorageError`; what was there before is whole in any case.
     """
@@ -60,7 +60,7 @@ def write_checkpoint(place: Place, checkpoint: Checkpoint, keep: int) -> None:
     }
     record = {"content": content, "sha256": sha256(to_json(content))}
     place.write(f"{stem}.json", to_json(record))
-    _prune(place, checkpoint.step, keep)
+    _prune(place, checkpoint, keep)
 
 
 def steps(place: Place) -> list[int]:
@@ -155,9 +155,11 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _prune(place: Place, newest: int, keep: int) -> None:
+def _prune(place: Place, newest: Checkpoint, keep: int) -> None:
     # what lies beyond the newest was passed over as damaged, or belongs to a run that went back
-    kept = [step for step in steps(place) if step <= newest][:keep]
+    kept = set([step for step in steps(place) if step <= newest.step][:keep])
+    if newest.history:
+        kept.add(min(newest.history, key=lambda row: float(row["top1_error"]))["step"])
     stale = [name for name in place.names() if _stem(name) not in kept]
     for name in _records_first(stale):
         place.delete(name)

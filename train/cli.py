@@ -86,19 +86,19 @@ def _watched(job: Job) -> Iterator[Observer]:
 
     epochs = job.recipe.schedule.epochs
     bar: list[Progress] = []
-    rows = 0
+    note = ""
 
     def record(row: dict[str, Any]) -> None:
-        nonlocal rows
-        if not rows:
+        nonlocal note
+        if not note:
             click.echo(HEADER, err=True)
-        rows += 1
+        note = f"epoch {row['epoch']}: top-1 error {100 * row['top1_error']:.1f} %"
         click.echo(line(f"seed {job.seed}", row, epochs), err=True)
 
     def tick(done: int, total: int) -> None:
         if not bar:
             bar.append(Progress("train", total, "images", already=done).__enter__())
-        bar[0].advance(done - bar[0].done)
+        bar[0].advance(done - bar[0].done, note)
 
     def warn(text: str) -> None:
         click.echo(f"septet: {text}", err=True)
