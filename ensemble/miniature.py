@@ -126,7 +126,7 @@ def write_class(folder: Path, name: str, split: str, *, count: int, seed: int = 
     for number in missing:
         rng = np.random.default_rng((seed, split == "val", label, number))
         _put(target / f"{name}_{number:05d}.JPEG", _encoded(draw(name, rng), number + label))
-    if split == "train" and label == 0:
+    if missing and split == "train" and label == 0:
         for number, data in enumerate(_broken(target / f"{name}_00000.JPEG")):
             _put(target / f"broken_{number}.JPEG", data)
     return len(missing)
