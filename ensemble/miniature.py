@@ -20,7 +20,7 @@ Part = tuple[
     Points, bool
 ]  # an outline in [-1, 1]^2, and whether it adds to the shape or cuts a hole
 FINE = 2  # outlines are drawn at this multiple and reduced: smooth edges
-STRANGE = 0.3  # share of things in a colour that is not usual for their kind
+STRANGE = 0.1  # share of things in a colour that is not usual for their kind
 ODD_EVERY = 40  # one picture in so many is greyscale, CMYK or a PNG in disguise
 
 
