@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from photos import class_folders, tree
 
 from pipeline.run import Job, in_process, preprocess
 
+KILLS = 20
+PATIENCE_S = 25.0  # longer than most runs take: kills fall anywhere, after the end too
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
@@ -50,9 +54,23 @@ def start(source: Path, place: Path, *options: str) -> subprocess.Popen[str]:
 
 def descendants(pid: int) -> Iterator[int]:
     """All processes below one, by Linux's own list."""
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        yield from descendants(int(child))
-        yield int(child)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            yield from descendants(int(child))
+            yield int(child)
+
+
+def is_worker(pid: int) -> bool:
+    """Whether a process is making a shard; Ray's own agents are not, and take their node along."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return b"ray::_make_shard" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def wait_for(condition: Path, process: subprocess.Popen[str]) -> None:
@@ -87,13 +105,9 @@ def test_a_killed_worker_does_not_show(
     """SIGKILL to a worker in the midst of a shard: the run goes on and ends in the same bytes."""
     process = start(source, tmp_path / "d", "--workers", "1")
     wait_for(tmp_path / "d" / "train" / "000002.tar", process)
-    workers = [
-        pid
-        for pid in descendants(process.pid)
-        if b"ray::_make_shard" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    workers = [pid for pid in descendants(process.pid) if is_worker(pid)]
     for pid in workers:
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     _, err = process.communicate()
     assert workers and process.returncode == 0, err
     assert tree(tmp_path / "d") == undisturbed
@@ -116,7 +130,7 @@ def test_an_ended_run_is_continued(
         assert "Traceback" not in err
     else:
         for pid in [*descendants(process.pid), process.pid]:
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
         process.communicate()
     assert not (tmp_path / "d" / "dataset.json").exists()
     there = len(list((tmp_path / "d" / "_commits" / "train").glob("*.json")))
@@ -125,3 +139,30 @@ def test_an_ended_run_is_continued(
     assert process.returncode == 0, err
     assert json.loads(out)["made_images"] <= 240 - 10 * there
     assert tree(tmp_path / "d") == undisturbed
+
+
+def test_twenty_random_kills(source: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    """SIGKILL at random moments to everything, or to the driver's workers alone, again and again.
+
+    A dataset that gets finished in between is compared, and the next one begun.
+    """
+    draw, kills, made = random.Random(0), 0, 0
+    while kills < KILLS:
+        place = tmp_path / str(made)
+        process = start(source, place, "--workers", draw.choice("12"))
+        try:
+            process.wait(draw.uniform(0, PATIENCE_S))
+        except subprocess.TimeoutExpired:
+            everything = draw.random() < 0.7
+            for pid in [*descendants(process.pid), *([process.pid] if everything else [])]:
+                if everything or is_worker(pid):
+                    kill(pid)
+            kills += 1
+        _, err = process.communicate()
+        if process.returncode == 0:
+            assert tree(place) == undisturbed
+            made += 1
+        else:
+            assert process.returncode in (-signal.SIGKILL, 1), err
+    out, err = start(source, tmp_path / str(made)).communicate()
+    assert tree(tmp_path / str(made)) == undisturbed, err
