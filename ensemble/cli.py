@@ -1,4 +1,4 @@
-"""`septet ensemble`, `evaluate`, `predict`, `report`, `pull`: the command line of this stage."""
+"""The command line of this stage, and of what needs all of them: the demo and the benches."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VIEWS = click.Choice(["1", "10"])
 DEVICE = click.Choice(["cpu", "cuda"])
+BENCHES = ("preprocess", "step", "halves")
 TRACKING = "MLflow's address; else MLFLOW_TRACKING_URI, else ./mlflow.db."
 
 
@@ -201,6 +202,39 @@ def demo(folder: str, members: int, as_json: bool) -> None:
     click.echo(closing(made))
 
 
+@click.command(epilog="Example: septet bench step --recipe photos --batch 32")
+@click.argument("name", type=click.Choice([*BENCHES, "all"]))
+@click.option(
+    "--recipe", "recipe_name", default="paper", show_default=True, help="Of step, halves."
+)
+@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="Of step, halves.")
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+def bench(name: str, recipe_name: str, device: str, batch: int, rounds: int) -> None:
+    """Measure speed as ratios, side by side in one process; a line of JSON a bench.
+
+    preprocess: one worker with everything included against the codec alone. step: a training step
+    against torchvision's AlexNet. halves: the two halves against the same grouped network.
+    """
+    from dataclasses import asdict
+
+    import torch
+
+    from infra.recipes import load_recipe
+    from pipeline.bench import bench_preprocess
+    from train.bench import bench_halves, bench_step
+
+    recipe, place = load_recipe(recipe_name), torch.device(device)
+    for chosen in BENCHES if name == "all" else (name,):
+        if chosen == "preprocess":
+            found = asdict(bench_preprocess(rounds=rounds))
+        else:
+            act = bench_step if chosen == "step" else bench_halves
+            found = act(recipe, (place, place), batch=batch, rounds=rounds)
+            found["recipe"] = recipe.name
+        _say_json({"bench": chosen} | found)
+
+
 def _plan(dataset: str, out: str, recipe: Recipe, options: dict[str, Any]) -> EnsemblePlan:
     from ensemble.members import has_gpus
     from ensemble.plan import EnsemblePlan
@@ -270,4 +304,4 @@ def _say_json(values: dict[str, Any]) -> None:
     click.echo(json.dumps(values, sort_keys=True))
 
 
-COMMANDS: list[click.Command] = [ensemble_command, evaluate, predict, report, pull, demo]
+COMMANDS: list[click.Command] = [ensemble_command, evaluate, predict, report, pull, demo, bench]
