@@ -99,7 +99,18 @@ def test_no_test_folder_is_a_package() -> None:
 @pytest.mark.parametrize("stage", ["septet", "pipeline.cli", "train.cli", "ensemble.cli"])
 def test_a_cli_imports_nothing_heavy(stage: str) -> None:
     """Help must not wait for torch, Ray, MLflow, pyarrow or numpy."""
-    heavy = "torch ray mlflow pyarrow numpy boto3 matplotlib pandas PIL rich".split()
+    heavy = [
+        "torch",
+        "ray",
+        "mlflow",
+        "pyarrow",
+        "numpy",
+        "boto3",
+        "matplotlib",
+        "pandas",
+        "PIL",
+        "rich",
+    ]
     code = f"import sys, {stage}; print([m for m in {heavy} if m in sys.modules])"
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

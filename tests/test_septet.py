@@ -20,7 +20,10 @@ COMMANDS = septet.cli.list_commands(click.Context(septet.cli))  # type: ignore[a
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs `septet ARGUMENTS` as a user would."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "septet.py"), *arguments], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, str(ROOT / "septet.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
 
 
@@ -61,7 +64,9 @@ def test_every_command_is_in_the_readme(name: str) -> None:
     ],
     ids=" ".join,
 )
-def test_a_usage_error_is_one_sentence_and_code_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_usage_error_is_one_sentence_and_code_2(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
     """No traceback, nothing made, exit code 2."""
     shown = subprocess.run(
         [sys.executable, str(ROOT / "septet.py"), *arguments],
