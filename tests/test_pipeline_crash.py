@@ -26,6 +26,7 @@ def crash(source: Path, dataset: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # some 130 actions, each a run that dies and one that mends it
 def test_on_disk(tmp_path: Path) -> None:
     """Plan, four shards, four records, index, statistics, manifest: five actions each or more."""
     source = class_folders(tmp_path / "s", classes=2, images=8)
@@ -39,6 +40,7 @@ def test_on_disk(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.s3
+@pytest.mark.timeout(1800)
 def test_on_s3(tmp_path: Path, bucket: str) -> None:
     """A PUT an object."""
     source = class_folders(tmp_path / "s", classes=2, images=8)
