@@ -84,7 +84,11 @@ def _draft(
     return Ensemble(
         classes=claimed.dataset.classes,
         image=claimed.dataset.image,
-        dataset={"uri": plan.dataset, "sha256": claimed.dataset_sha256, "splits": counts},
+        dataset={
+            "uri": open_place(plan.dataset).uri,
+            "sha256": claimed.dataset_sha256,
+            "splits": counts,
+        },
         recipe=plan.recipe,
         views=plan.views,
         planned=plan.members,

@@ -63,6 +63,20 @@ def train_ensemble(
     """
     claimed = claim(plan)
     journal = Journal(tracking, plan, claimed, show)
+    try:
+        return _train_ensemble(plan, claimed, journal, show, stop)
+    except (SeptetError, KeyboardInterrupt):
+        journal.abandon()
+        raise
+
+
+def _train_ensemble(
+    plan: EnsemblePlan,
+    claimed: Claim,
+    journal: Journal,
+    show: Callable[[str], None],
+    stop: Callable[[], bool],
+) -> Trained:
     failures = _Training(plan, claimed, journal, show, stop).train()
     members, files = {}, {}
     for number in range(1, plan.members + 1):
@@ -74,13 +88,12 @@ def train_ensemble(
             failures[number] = Failure(number=number, seed=plan.job(number).seed, reason=str(error))
             show(f"member {number} is left out: {error}")
     failed = tuple(failures[number] for number in sorted(failures))
-    for failure in failed:
-        journal.failed(failure)
     if not members:
-        journal.close(ok=False)
+        journal.failed(failed)
         raise RunError(f"no member of '{plan.out}' finished; member 1: {failed[0].reason}")
     made, digest = assemble(plan, claimed, files, failed, lambda asked: _measure(asked, show))
     write_report(open_place(plan.out))
+    journal.failed(failed)
     for number, member in members.items():
         journal.member(number, member, read_rows(plan, number))
     journal.ensemble(made, digest)

@@ -6,7 +6,8 @@ that is away for a while costs nothing: training goes on, and the end catches up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ensemble.manifest import Ensemble, Failure
@@ -32,6 +33,7 @@ class Journal:
         self.parent.tags({PART: "ensemble", "septet.out": plan.out})
         self._describe(self.parent, {"recipe": plan.recipe.to_dict(), "first_seed": plan.seed})
         self._runs: dict[int, Run] = {}
+        self._open: dict[int, Run] = {}  # those that are not closed yet
         self._silent = False
 
     def row(self, number: int, row: Row) -> None:
@@ -56,13 +58,13 @@ class Journal:
                 "septet.commit": str(member.code["commit"]),
             }
         )
-        run.finish(ok=True)
+        self._finish(number, ok=True)
 
-    def failed(self, failure: Failure) -> None:
-        """A member failed: its run says why."""
-        run = self._member(failure.number)
-        run.tags({"septet.failure": failure.reason[:5000]})
-        run.finish(ok=False)
+    def failed(self, failures: Iterable[Failure]) -> None:
+        """Members failed: their runs say why."""
+        for failure in failures:
+            self._member(failure.number).tags({"septet.failure": failure.reason[:5000]})
+            self._finish(failure.number, ok=False)
 
     def ensemble(self, made: Ensemble, sha256: str) -> None:
         """The measured ensemble: errors of each number of members averaged, as steps."""
@@ -85,9 +87,11 @@ class Journal:
         )
         self.parent.tags({"septet.ensemble_sha256": sha256})
 
-    def close(self, *, ok: bool) -> None:
-        """Closes the parent run."""
-        self.parent.finish(ok)
+    def abandon(self) -> None:
+        """Closes what is open as failed, as far as MLflow answers; a later run opens it again."""
+        with contextlib.suppress(RunError):
+            for run in (*self._open.values(), self.parent):
+                run.finish(ok=False)
 
     def _member(self, number: int) -> Run:
         if number not in self._runs:
@@ -97,14 +101,18 @@ class Journal:
             job = self.plan.job(number)
             run.tags({PART: "member", "septet.run": job.run})
             self._describe(run, {"recipe": job.recipe.to_dict(), "seed": job.seed})
-            self._runs[number] = run
+            self._runs[number] = self._open[number] = run
         return self._runs[number]
+
+    def _finish(self, number: int, *, ok: bool) -> None:
+        self._runs[number].finish(ok)
+        self._open.pop(number, None)
 
     def _describe(self, run: Run, parameters: dict[str, Any]) -> None:
         run.params(parameters)
         splits = self.claim.dataset.splits
         run.dataset(
-            self.plan.dataset,
+            open_place(self.plan.dataset).uri,
             self.claim.dataset_sha256,
             {name: split.samples for name, split in splits.items()},
         )

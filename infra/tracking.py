@@ -80,7 +80,7 @@ class Tracking:
         with self._asking("open"), _quietly():
             from mlflow import MlflowClient
 
-            for name in ("mlflow", "alembic"):
+            for name in ("mlflow", "alembic", "urllib3.connectionpool"):
                 logging.getLogger(name).setLevel(logging.ERROR)
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self.experiment = self._experiment(experiment)
