@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.commits import _pack, _unpack
 from pipeline.moments import Moments, eigen, stats_npz
-from pipeline.sums import Sums
+from pipeline.sums import FLUSH, Sums
 
 DRAW = np.random.default_rng(0)
 IMAGES = [DRAW.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(5)]
@@ -36,6 +36,14 @@ def test_sums_are_the_integers() -> None:
     assert np.array_equal(got.pixel_sum, exact.sum(0))
     assert np.array_equal(got.rgb_sum, flat.sum(0))
     assert np.array_equal(got.rgb_outer, flat.T @ flat)
+
+
+@pytest.mark.parametrize("count", [FLUSH - 1, FLUSH, FLUSH + 1, 2 * FLUSH])
+def test_nothing_overflows(count: int) -> None:
+    """White pictures are the largest sums there can be, before and after the small ones empty."""
+    got = moments_of([np.full((256, 256, 3), 255, np.uint8)] * count)
+    assert np.array_equal(got.pixel_sum, np.full((256, 256, 3), 255 * count))
+    assert np.array_equal(got.rgb_outer, np.full((3, 3), 255**2 * 65_536 * count))
 
 
 @settings(max_examples=8, deadline=None)
