@@ -42,6 +42,7 @@ import click
     metavar="SHARE",
     help="Share of bad images, of all, above which the run fails.",
 )
+@click.option("--dali-index", is_flag=True, help="Also an .idx for DALI beside each shard.")
 @click.option("--address", metavar="ADDRESS", help="Ray cluster [RAY_ADDRESS, else a local one].")
 @click.option("--json", "as_json", is_flag=True, help="Last line as JSON.")
 def preprocess(*, workers: int | None, address: str | None, as_json: bool, **options: Any) -> None:

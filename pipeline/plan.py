@@ -22,6 +22,7 @@ from pipeline.rule import ImageRule, decoders
 
 RECORD = "_commits/plan.json"
 SHARD_SAMPLES = 1024  # about 20 MB a shard
+CHUNK = 1 << 16  # keys of a permutation that are mixed at a time
 FEWEST_SHARDS = 16  # of a small source, so that its work still spreads
 
 
@@ -142,19 +143,27 @@ def permutation(count: int, seed: int, split: str) -> NDArray[np.int64]:
     """A permutation of `range(count)`: its ranks by a mixed 64-bit key of (seed, split, index).
 
     splitmix64's finalizer (Steele, Lea and Flood 2014), so the order hangs on no library's random
-    stream.
+    stream. The key's low bits give way to the index, which then comes out of the sorted keys: an
+    argsort would hold three arrays of this size at once, and 15 million images have to fit.
     """
     salt = np.uint64(int(sha256(f"{seed} {split}".encode())[:16], 16))
+    low = np.uint64((1 << count.bit_length()) - 1)
     key = np.arange(1, count + 1, dtype=np.uint64)
-    with np.errstate(over="ignore"):  # in place: 15 million images have to fit
+    with np.errstate(over="ignore"):
         key *= np.uint64(0x9E3779B97F4A7C15)
         key += salt
-        key ^= key >> np.uint64(30)
-        key *= np.uint64(0xBF58476D1CE4E5B9)
-        key ^= key >> np.uint64(27)
-        key *= np.uint64(0x94D049BB133111EB)
-        key ^= key >> np.uint64(31)
-    return np.argsort(key, kind="stable")
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            for start in range(0, count, CHUNK):
+                part = key[start : start + CHUNK]
+                part ^= part >> np.uint64(shift)
+                part *= np.uint64(factor)
+    key &= ~low
+    for start in range(0, count, CHUNK):
+        stop = min(start + CHUNK, count)
+        key[start:stop] |= np.arange(start, stop, dtype=np.uint64)
+    key.sort()
+    key &= low
+    return key.view(np.int64)
 
 
 def order_of(listing: Listing, seed: int, split: str) -> NDArray[np.int64]:

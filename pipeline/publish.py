@@ -21,6 +21,7 @@ from infra.errors import DataError, RunError
 from infra.manifest import DatasetManifest, Shard, Split, sha256, to_json
 from infra.storage import Place
 from pipeline.commits import OK, Commit, Row, read_commit
+from pipeline.interop import TIMM_INFO, dali_index, dali_name, timm_info
 from pipeline.moments import Moments, stats_npz
 from pipeline.plan import Plan, check_claim, shard_name
 from pipeline.rule import decoders
@@ -70,9 +71,16 @@ def publish(place: Place, plan: Plan, digest: str) -> DatasetManifest:
         index_sha256=index_sha256,
         stats_sha256=stats_sha256,
     )
+    _put(place, TIMM_INFO, timm_info(total.splits))
     check_claim(place, plan.record())
     _put(place, MANIFEST, to_json(manifest))
     return manifest
+
+
+def publish_dali(place: Place, plan: Plan, digest: str) -> None:
+    """Writes what is missing of DALI's indexes, one beside each shard."""
+    for shard in plan.shard_names():
+        _put(place, dali_name(shard), dali_index(_commit(place, shard, digest).rows))
 
 
 def _gather(place: Place, plan: Plan, digest: str, total: _Total) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ from infra.storage import Place, open_place
 from pipeline.commits import Made, finished
 from pipeline.listing import same_classes
 from pipeline.plan import Plan, ShardTask, claim, shard_samples_for
-from pipeline.publish import publish
+from pipeline.publish import publish, publish_dali
 from pipeline.rule import ImageRule
 from pipeline.sources import SourceRules, read_source
 
@@ -37,7 +37,7 @@ class Job:
 
     `shard_samples` None: chosen by the number of images. `max_bad`: the run fails when more than
     this share of all images is refused; `on_bad="fail"`: at the first one. `val` None: the source's
-    own val split, where it has one.
+    own val split, where it has one. `dali_index`: an `.idx` for NVIDIA's DALI beside each shard.
     """
 
     source: str
@@ -48,6 +48,7 @@ class Job:
     seed: int = 0
     on_bad: Literal["skip", "fail"] = "skip"
     max_bad: float = 0.01
+    dali_index: bool = False
     rules: SourceRules = SourceRules()
 
     def __post_init__(self) -> None:
@@ -94,6 +95,8 @@ def preprocess(job: Job, execute: Execute) -> Summary:
             tally.add(shard)
             progress.advance(shard.images, tally.note())
     manifest = publish(place, plan, digest)
+    if job.dali_index:
+        publish_dali(place, plan, digest)
     place.sweep()
     return _summary(place, manifest, tally, time.monotonic() - started)
 

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.errors import DamageError, SeptetError
 from infra.manifest import DatasetManifest, Shard, read_checked, sha256
 from infra.progress import Progress
 from infra.storage import Place
+from pipeline.interop import TIMM_INFO, dali_name, timm_info
 from pipeline.publish import INDEX, MANIFEST, SCHEMA, STATS
 from pipeline.tar import BLOCK
-
-OWN = ("_commits/", "_info.json")  # beside what the manifest names
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +47,19 @@ def verify(place: Place, *, deep: bool) -> Report:
     """
     manifest, digest = DatasetManifest.read(place)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    problems = [*_files(place, shards), *_statistics(place, manifest)]
-    rows: dict[str, Rows] = {}
+    problems = [
+        *_files(place, shards),
+        *_info(place, manifest),
+        *_statistics(place, manifest),
+    ]
+    index = SCHEMA.empty_table()
     try:
-        rows = _index(place, manifest)
-        problems += _counts(manifest, rows)
+        index = _index(place, manifest)
+        problems += _counts(manifest, index)
     except (SeptetError, pa.ArrowException) as error:
         problems.append(f"{INDEX}: {error}")
     if deep:
-        problems += _deep(place, shards, rows)
+        problems += _deep(place, shards, index)
     return Report(
         dataset=place.uri,
         sha256=digest,
@@ -78,9 +80,16 @@ def _files(place: Place, shards: list[Shard]) -> Iterator[str]:
             yield f"{shard.name}: missing"
         elif size != shard.bytes:
             yield f"{shard.name}: {size:,} bytes instead of {shard.bytes:,}"
-    for name in sizes.keys() - {MANIFEST, INDEX, STATS}:
-        if not name.startswith(OWN) and not name.endswith(".idx"):
+    known = {MANIFEST, INDEX, STATS, TIMM_INFO, *(dali_name(shard.name) for shard in shards)}
+    for name in sorted(sizes.keys() - known):
+        if not name.startswith("_commits/"):
             yield f"{name}: no part of the dataset"
+
+
+def _info(place: Place, manifest: DatasetManifest) -> Iterator[str]:
+    """What timm believes; a dataset of before it was written is whole without."""
+    if place.size(TIMM_INFO) is not None and place.read(TIMM_INFO) != timm_info(manifest.splits):
+        yield f"{TIMM_INFO}: not what the manifest says"
 
 
 def _statistics(place: Place, manifest: DatasetManifest) -> Iterator[str]:
@@ -95,36 +104,35 @@ def _statistics(place: Place, manifest: DatasetManifest) -> Iterator[str]:
         yield f"{STATS}: of {count:,} images, the train split has another number"
 
 
-def _index(place: Place, manifest: DatasetManifest) -> dict[str, Rows]:
-    """The kept rows by shard; raises `DamageError` or an Arrow error for a harmed index."""
+def _index(place: Place, manifest: DatasetManifest) -> pa.Table:
+    """The index, in columns; raises `DamageError` or an Arrow error for a harmed one."""
     data = read_checked(place, INDEX, manifest.index_sha256)
     file = pq.ParquetFile(io.BytesIO(data))
     if file.schema_arrow != SCHEMA:
         raise DamageError("its columns are not those of an index.")
-    rows: dict[str, Rows] = defaultdict(list)
-    for batch in file.iter_batches(columns=["key", "label", "shard", "offset", "size", "crc32"]):
-        for row in batch.to_pylist():
-            rows[row["shard"]].append(row)
-    return rows
+    return file.read(columns=["key", "shard", "offset", "size", "crc32"])
 
 
-def _counts(manifest: DatasetManifest, rows: dict[str, Rows]) -> Iterator[str]:
+def _counts(manifest: DatasetManifest, index: pa.Table) -> Iterator[str]:
     """Every kept sample has one row, every reject too, no key comes twice."""
+    found = {
+        entry["values"]: entry["counts"] for entry in index["shard"].value_counts().to_pylist()
+    }
     for name, split in manifest.splits.items():
         for shard in split.shards:
-            if len(rows.get(shard.name, ())) != shard.samples:
+            if found.get(shard.name, 0) != shard.samples:
                 yield f"{INDEX}: not {shard.samples:,} rows for {shard.name}"
         if sum(shard.samples for shard in split.shards) != split.samples:
             yield f"{MANIFEST}: the shards of {name} do not add up to {split.samples:,} samples"
-    keys = [row["key"] for group in rows.values() for row in group]
-    if len(set(keys)) != len(keys):
-        yield f"{INDEX}: {len(keys) - len(set(keys)):,} keys come twice"
+    twice = len(index) - pc.count_distinct(index["key"]).as_py()
+    if twice:
+        yield f"{INDEX}: {twice:,} keys come twice"
     total = sum(split.samples + split.rejects for split in manifest.splits.values())
-    if len(keys) != total:
-        yield f"{INDEX}: {len(keys):,} rows, the manifest says {total:,}"
+    if len(index) != total:
+        yield f"{INDEX}: {len(index):,} rows, the manifest says {total:,}"
 
 
-def _deep(place: Place, shards: list[Shard], rows: dict[str, Rows]) -> Iterator[str]:
+def _deep(place: Place, shards: list[Shard], index: pa.Table) -> Iterator[str]:
     """Reads all shards, one in memory at a time."""
     total = sum(shard.bytes for shard in shards)
     with Progress("verify", total >> 20, "MiB") as progress:
@@ -136,12 +144,13 @@ def _deep(place: Place, shards: list[Shard], rows: dict[str, Rows]) -> Iterator[
                 continue  # named as missing already
             if sha256(data) != shard.sha256:
                 yield f"{shard.name}: altered, its sha256 is not the manifest's"
-            yield from _samples(shard.name, data, rows.get(shard.name, []))
+            rows = index.filter(pc.equal(index["shard"], shard.name))
+            yield from _samples(shard.name, data, rows.to_pylist())
             before, read = read >> 20, read + len(data)
             progress.advance((read >> 20) - before)
 
 
-def _samples(name: str, data: bytes, rows: Rows) -> Iterator[str]:
+def _samples(name: str, data: bytes, rows: list[dict[str, Any]]) -> Iterator[str]:
     """Each row's member lies where it says, bears its key and has its checksum."""
     for row in rows:
         start, end = row["offset"], row["offset"] + row["size"]

@@ -69,6 +69,7 @@ HARM: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "shards swapped": (swap_shards, "bytes instead of", False),
     "index altered": (lambda d: flip(d / "index.parquet", 2000), "index.parquet: ", False),
     "index removed": (lambda d: (d / "index.parquet").unlink(), "index.parquet: ", False),
+    "info altered": (lambda d: (d / "_info.json").write_bytes(b"{}"), "_info.json: not", False),
     "statistics altered": (lambda d: flip(d / "stats.npz", 2000), "stats.npz: ", False),
 }
 
