@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train.evaluate import Score, probabilities, score
+from train.evaluate import Score, probabilities_by_views, score
 from train.member import LoadedMember
 
 
@@ -30,11 +30,23 @@ def member_probabilities(
     members: Sequence[LoadedMember], images_u8: Tensor, num_views: int = 1
 ) -> Tensor:
     """Softmax probabilities (M, N, classes) float64 on the CPU, of pictures (N, 3, 256, 256)."""
+    return members_by_views(members, images_u8, num_views)[num_views]
+
+
+def members_by_views(
+    members: Sequence[LoadedMember], images_u8: Tensor, num_views: int
+) -> dict[int, Tensor]:
+    """`member_probabilities` from 1 view and from `num_views`, out of the same forward passes."""
     found = [
-        probabilities(loaded.network, images_u8, loaded.stats, loaded.member.recipe, num_views)
+        probabilities_by_views(
+            loaded.network, images_u8, loaded.stats, loaded.member.recipe, num_views
+        )
         for loaded in members
     ]
-    return torch.stack([part.to("cpu", torch.float64) for part in found])
+    return {
+        views: torch.stack([part[views].to("cpu", torch.float64) for part in found])
+        for views in found[0]
+    }
 
 
 def average(found: Tensor, weights: Sequence[float]) -> Tensor:
@@ -84,12 +96,13 @@ NOTHING = Score(samples=0, top1_wrong=0, top5_wrong=0, loss=0.0)
 def add_scores(one: Scores, other: Scores) -> Scores:
     """The counts of both, for the same members."""
     return Scores(
-        members=tuple(map(_add, one.members, other.members)),
-        averaged=tuple(map(_add, one.averaged, other.averaged)),
+        members=tuple(map(add, one.members, other.members)),
+        averaged=tuple(map(add, one.averaged, other.averaged)),
     )
 
 
-def _add(one: Score, other: Score) -> Score:
+def add(one: Score, other: Score) -> Score:
+    """The counts over the pictures of both."""
     return Score(
         samples=one.samples + other.samples,
         top1_wrong=one.top1_wrong + other.top1_wrong,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ensemble.build import Trained
     from ensemble.plan import EnsemblePlan
     from ensemble.predict import Prediction
+    from ensemble.verdict import Verdict
     from infra.recipes import Recipe
     from infra.tracking import Version
 
@@ -74,33 +75,38 @@ def ensemble_command(dataset: str, out: str, **options: Any) -> None:
         )
 
 
-@click.command(epilog="Example: septet evaluate seven photos-dataset --views 10")
+@click.command(epilog="Example: septet evaluate seven photos-dataset --views 10 --per-class")
 @click.argument("model")
 @click.argument("dataset")
-@click.option("--views", type=VIEWS, default="1", show_default=True)
+@click.option("--views", type=VIEWS, default="1", show_default=True, help="10: both.")
+@click.option("--per-class", is_flag=True, help="A row a class too, the worst top-1 error first.")
 @click.option("--device", type=DEVICE, default="cpu", show_default=True)
 @click.option("--tracking-uri", help=TRACKING)
 @click.option("--json", "as_json", is_flag=True, help="End with the result as a line of JSON.")
 def evaluate(model: str, dataset: str, **options: Any) -> None:
     """Exact top-1 and top-5 error of MODEL on DATASET's validation split.
 
-    MODEL is the folder of a member or an ensemble, or models:/NAME@ALIAS.
+    MODEL is the folder of a member or an ensemble, or models:/NAME@ALIAS. With --views 10, the
+    centre view's errors and those of the ten views averaged come from one pass; the rows of
+    --per-class and the JSON line's figures are then the ten views', those under "centre" the
+    centre's. Classes without pictures come last.
     """
-    from ensemble.average import figures, interval
     from ensemble.model import open_model
-    from ensemble.score import score_model
+    from ensemble.score import score_model, val_samples
+    from ensemble.verdict import class_rows
     from infra.storage import open_place
 
+    views = int(options["views"])
+    samples = val_samples(open_place(dataset))  # said now, before a model is fetched or loaded
     with open_model(model, options["device"], options["tracking_uri"]) as loaded:
-        score = score_model(loaded, open_place(dataset), num_views=int(options["views"]))
-    if options["as_json"]:
-        _say_json(figures(score) | {"model": model, "views": int(options["views"])})
+        verdicts = score_model(loaded, samples, num_views=views)
+    rows = class_rows(verdicts[views], loaded.classes) if options["per_class"] else []
+    if not options["as_json"]:
+        _show_verdicts(list(verdicts.values()), rows)
         return
-    click.echo(f"{score.samples:,} pictures, views: {options['views']}")
-    for name, wrong in (("top-1", score.top1_wrong), ("top-5", score.top5_wrong)):
-        low, high = (100 * bound for bound in interval(wrong, score.samples))
-        error = 100 * wrong / score.samples
-        click.echo(f"{name} error {error:6.2f} %   (95 % interval {low:.2f} to {high:.2f} %)")
+    centre = {"centre": verdicts[1].values()} if views != 1 else {}
+    classes = {"classes": rows} if options["per_class"] else {}
+    _say_json(verdicts[views].values() | {"model": model, "views": views} | centre | classes)
 
 
 @click.command(epilog="Example: septet predict models:/photos@champion holiday.jpg more/ --top 3")
@@ -281,6 +287,14 @@ def _tell(trained: Trained, plan: EnsemblePlan, version: Version | None, *, as_j
     click.echo(f"report: {out}/report/index.html")
     if version:
         click.echo(f"registered: {version.uri} in {trained.run.tracking.uri}")
+
+
+def _show_verdicts(verdicts: list[Verdict], rows: list[dict[str, Any]]) -> None:
+    from ensemble.verdict import class_table, table
+
+    click.echo(f"{verdicts[0].score.samples:,} pictures")
+    for text in [*table(verdicts), *(["", *class_table(rows)] if rows else [])]:
+        click.echo(text)
 
 
 def _show_prediction(found: Prediction, *, as_json: bool) -> None:

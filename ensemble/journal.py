@@ -1,7 +1,8 @@
 """What MLflow is told of an ensemble: a parent run, and one child run a member.
 
-Figures are logged as they come and once more from the run folders at the end, each once. A server
-that is away for a while costs nothing: training goes on, and the end catches up.
+Figures are logged as they come and once more from the run folders at the end, each once; an epoch's
+at the number of updates made by then. A server that is away for a while costs nothing: training
+goes on, and the end catches up.
 """
 
 from __future__ import annotations

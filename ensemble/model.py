@@ -5,14 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ensemble.average import average, member_probabilities
+from ensemble.average import average, members_by_views
 from ensemble.manifest import NAME, check_files, read_ensemble
 from infra.errors import DamageError, DataError, InputError
 from infra.manifest import ClassName
@@ -35,7 +35,12 @@ class Model:
 
     def probabilities(self, images_u8: Tensor, num_views: int = 1) -> Tensor:
         """Probabilities (N, classes) float64 on the CPU, of pictures (N, 3, 256, 256) uint8."""
-        return average(member_probabilities(self.members, images_u8, num_views), self.weights)
+        return self.by_views(images_u8, num_views)[num_views]
+
+    def by_views(self, images_u8: Tensor, num_views: int) -> dict[int, Tensor]:
+        """`probabilities` from 1 view and from `num_views`, out of the same forward passes."""
+        found = members_by_views(self.members, images_u8, num_views)
+        return {views: average(part, self.weights) for views, part in found.items()}
 
 
 @contextmanager
@@ -44,6 +49,7 @@ def open_model(uri: str, device: str = "cpu", tracking_uri: str | None = None) -
 
     Raises `DataError` when there is none, `DamageError` when a file is not what its digest says.
     """
+    _devices(device)  # said now, before anything is fetched
     if not uri.startswith(REGISTERED):
         yield load_model(open_place(uri), device)
         return
@@ -52,7 +58,7 @@ def open_model(uri: str, device: str = "cpu", tracking_uri: str | None = None) -
 
     with tempfile.TemporaryDirectory(prefix="septet-") as folder:
         pull(uri, str(Path(folder) / "model"), Tracking(tracking_uri))
-        yield load_model(open_place(Path(folder) / "model"), device)
+        yield replace(load_model(open_place(Path(folder) / "model"), device), name=uri)
 
 
 def load_model(place: Place, device: str = "cpu") -> Model:

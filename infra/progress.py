@@ -45,7 +45,7 @@ class Progress:
             self._print(self.line())
 
     def advance(self, count: int, note: str = "") -> None:
-        """`count` more units are done; `note` (e.g. '3 rejected') is shown beside the rate."""
+        """`count` more units are done; `note` (e.g. '3 rejected') is shown with them."""
         self.done += count
         self.note = note
         if self._bar:
@@ -87,13 +87,19 @@ def _terminal_bar(what: str, total: int, unit: str, already: int):  # type: igno
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    bar = Bar(
+    class TwoLines(Bar):
+        """The note below the bar: side by side they do not fit into 80 columns."""
+
+        def get_renderables(self):  # type: ignore[no-untyped-def]
+            yield self.make_tasks_table(self.tasks)
+            yield from (task.fields["note"] for task in self.tasks if task.fields["note"])
+
+    bar = TwoLines(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]} " + unit + "/s, ETA"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
     )
     bar.add_task(what, total=total, completed=already, rate="-", note="")

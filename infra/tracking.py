@@ -2,7 +2,7 @@
 
 Without a URI (argument or MLFLOW_TRACKING_URI) everything goes into `./mlflow.db`, a SQLite file,
 with artifacts in `./mlflow-artifacts` beside it. Runs are found again by a key in a tag, so that a
-second attempt continues the same run, and an epoch's figures are logged once.
+second attempt continues the same run, and an epoch's figures are logged once, at its last update.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOCAL = "sqlite:///mlflow.db"
 EXPERIMENT = "septet"
 KEY_TAG = "septet.key"
 PARAMS_AT_ONCE = 100  # MLflow's limits of one log_batch
-METRICS_AT_ONCE = 1000
+ROWS_AT_ONCE = 50  # of at most 20 figures; a row is logged whole: 1,000 are the limit of metrics
 DIGEST_CHARS = 36  # longest digest of a dataset that MLflow stores; the whole one is a tag
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -254,7 +254,7 @@ class Run:
 
     def __init__(self, tracking: Tracking, run_id: str) -> None:
         self.tracking, self.id = tracking, run_id
-        self._logged: set[int] | None = None
+        self._logged: set[int] | None = None  # steps of rows
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Logs nested values as flat parameters: `{"a": {"b": 1}}` becomes `a.b`."""
@@ -289,16 +289,14 @@ class Run:
             self.tracking.client.log_inputs(self.id, [DatasetInput(dataset, tags)])
 
     def epochs(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Logs each row's numbers as metrics of the step `row["epoch"]`, unless they are there."""
-        logged = self._logged_epochs()
-        new = [row for row in rows if row["epoch"] not in logged]
-        metrics = [
-            metric for row in new for metric in _metrics(row, int(row["epoch"]), skip="epoch")
-        ]
-        with self.tracking._asking("log metrics to"):
-            for some in _parts(metrics, METRICS_AT_ONCE):
-                self.tracking.client.log_batch(self.id, metrics=some)
-        logged.update(int(row["epoch"]) for row in new)
+        """Logs each row's numbers as metrics of the step `row["step"]`, unless they are there."""
+        logged = self._logged_steps()
+        new = [row for row in rows if row["step"] not in logged]
+        for some in _parts(new, ROWS_AT_ONCE):
+            metrics = [figure for row in some for figure in _metrics(row, row["step"], skip="step")]
+            with self.tracking._asking("log metrics to"):
+                self.tracking.client.log_batch(self.id, metrics=metrics)
+            logged.update(row["step"] for row in some)
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Logs each number, unless it is what that step has already."""
@@ -316,7 +314,7 @@ class Run:
         with self.tracking._asking("close a run in"):
             self.tracking.client.set_terminated(self.id, "FINISHED" if ok else "FAILED")
 
-    def _logged_epochs(self) -> set[int]:
+    def _logged_steps(self) -> set[int]:
         if self._logged is None:
             with self.tracking._asking("read metrics from"):
                 # one log_batch is one transaction, so one name speaks for its row

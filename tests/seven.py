@@ -29,9 +29,9 @@ def tiny_plan(folder: Path, *, members: int = 3, epochs: int = 2) -> EnsemblePla
     )
 
 
-def make_ensemble(folder: Path, *, members: int = 3) -> Path:
+def make_ensemble(folder: Path, *, members: int = 3, epochs: int = 2) -> Path:
     """Trains and assembles a tiny ensemble below `folder`; returns its own folder."""
-    plan = tiny_plan(folder, members=members)
+    plan = tiny_plan(folder, members=members, epochs=epochs)
     claimed = claim(plan)
     for number in claimed.missing:
         train_here(plan.job(number))

@@ -16,6 +16,31 @@ from infra.storage import open_place
 from infra.tracking import Tracking
 from train.member import read_member
 
+FIGURES = {
+    *("lr", "train_loss", "train_top1_error", "val_loss", "top1_error", "top5_error"),
+    *("images_per_s", "data_wait", "gradient_norm_a", "gradient_norm_b"),
+}
+
+
+def test_every_figure_of_an_epoch_is_told_once_at_its_step(tmp_path: Path) -> None:
+    """As it comes, again at the end, and by a later process; the step is the updates made."""
+    make_ensemble(tmp_path, members=1)
+    plan = tiny_plan(tmp_path, members=1)
+    rows, member = read_rows(plan, 1), read_member(open_place(plan.job(1).run))
+    tracking = Tracking(f"sqlite:///{tmp_path}/mlflow.db")
+    for _ in range(2):
+        journal = Journal(tracking, plan, claim(plan), print)
+        for row in rows:
+            journal.row(1, row)
+        journal.member(1, member, rows)
+    (run,) = tracking.client.search_runs([tracking.experiment], "attributes.run_name = 'member 1'")
+    assert {*FIGURES, "seconds", "epoch"} == set(rows[0]) - {"step"} <= set(run.data.metrics)
+    for name in set(rows[0]) - {"step"}:
+        history = tracking.client.get_metric_history(run.info.run_id, name)
+        told = [(point.step, point.value) for point in history]
+        assert told == [(row["step"], row[name]) for row in rows], name
+    assert [row["step"] for row in rows] == [4, 8]  # 26 pictures in batches of 8, twice
+
 
 @pytest.mark.slow
 def test_a_server_that_was_away_is_told_at_the_end(tmp_path: Path) -> None:
@@ -48,7 +73,7 @@ def test_a_server_that_was_away_is_told_at_the_end(tmp_path: Path) -> None:
         }
         for name in ("member 1", "member 2"):
             history = tracking.client.get_metric_history(runs[name].info.run_id, "val_loss")
-            assert [point.step for point in history] == [1, 2], name
+            assert [point.step for point in history] == [row["step"] for row in rows], name
             (given,) = runs[name].inputs.dataset_inputs
             assert {tag.key: tag.value for tag in given.tags}["sha256"] == claim(
                 plan

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infra.errors import DataError, InputError, RunError
 from infra.tracking import Tracking, flatten
 
-ROWS = [{"epoch": epoch, "top1_error": 1 / epoch, "note": "text"} for epoch in (1, 2, 3)]
+ROWS = [
+    {"epoch": epoch, "step": 40 * epoch, "top1_error": 1 / epoch, "note": "text"}
+    for epoch in (1, 2, 3)
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def test_a_run_is_found_again_by_its_key(tracking: Tracking) -> None:
 
 
 def test_epochs_are_logged_once_however_often_they_are_told(tracking: Tracking) -> None:
-    """By the same object and by that of a later process; new ones are added."""
+    """At their last step, by the same object and by that of a later process; new ones are added."""
     run = tracking.run("member", "key-2")
     run.epochs(ROWS[:1])
     run.epochs(ROWS[:2])
@@ -41,8 +45,33 @@ def test_epochs_are_logged_once_however_often_they_are_told(tracking: Tracking) 
     later.epochs(ROWS)
     later.epochs(ROWS)
     history = tracking.client.get_metric_history(run.id, "top1_error")
-    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    assert set(tracking.client.get_run(run.id).data.metrics) == {"top1_error"}
+    assert [(point.step, point.value) for point in history] == [(40, 1.0), (80, 0.5), (120, 1 / 3)]
+    assert set(tracking.client.get_run(run.id).data.metrics) == {"epoch", "top1_error"}
+
+
+def test_a_row_is_logged_whole_or_not_at_all(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows are told at once: a batch that fails leaves no row in halves."""
+    rows = [{"step": at, **{f"f{n:02}": n for n in range(13)}, "top1_error": 0} for at in range(90)]
+    sent: list[int] = []
+    log = tracking.client.log_batch
+
+    def once(run_id: str, metrics: list[Any]) -> None:
+        if sent:
+            raise OSError("the server is away")
+        sent.append(len(metrics))
+        log(run_id, metrics=metrics)
+
+    run = tracking.run("member", "key-5")
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="away"):
+        patch.setattr(tracking.client, "log_batch", once)
+        run.epochs(rows)
+    assert 0 < sent[0] <= 1000 and sent[0] % 14 == 0
+    run.epochs(rows)
+    for name in ("f00", "f12", "top1_error"):
+        history = tracking.client.get_metric_history(run.id, name)
+        assert [point.step for point in history] == list(range(90)), name
 
 
 def test_a_figure_is_logged_again_only_when_it_changed(tracking: Tracking) -> None:

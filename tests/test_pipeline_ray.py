@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -10,11 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from photos import class_folders, tree
+from processes import descendants, kill, shard_workers
 
 from pipeline.run import Job, in_process, preprocess
 
@@ -25,8 +24,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes of 60 images; one image is bad."""
-    root = class_folders(tmp_path_factory.mktemp("source") / "train", classes=4, images=60)
+    """Four classes of 300 images, seconds of work; one image is bad."""
+    root = class_folders(tmp_path_factory.mktemp("source") / "train", classes=4, images=300)
     (root / "n03" / "photo.9.JPEG").write_bytes(b"")
     return root
 
@@ -52,27 +51,6 @@ def start(source: Path, place: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def descendants(pid: int) -> Iterator[int]:
-    """All processes below one, by Linux's own list."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            yield from descendants(int(child))
-            yield int(child)
-
-
-def is_worker(pid: int) -> bool:
-    """Whether a process is making a shard; Ray's own agents are not, and take their node along."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return b"ray::_make_shard" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
-
-
-def kill(pid: int) -> None:
-    """SIGKILL, if it is still there."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
 def wait_for(condition: Path, process: subprocess.Popen[str]) -> None:
     """Until a file is there, or the process has ended."""
     while not condition.exists() and process.poll() is None:
@@ -90,12 +68,12 @@ def test_one_worker_equals_two_equals_none(
         assert tree(tmp_path / workers) == undisturbed
         last = json.loads(out.splitlines()[-1])
         assert last["splits"]["train"] == {
-            "samples": 239,
+            "samples": 1199,
             "rejects": 1,
-            "shards": 24,
+            "shards": 120,
             "bytes": last["splits"]["train"]["bytes"],
         }
-        assert last["rejects"] == {"empty": 1} and last["made_images"] == 240
+        assert last["rejects"] == {"empty": 1} and last["made_images"] == 1200
         assert "images/s" in err and "1 rejected" in err
 
 
@@ -105,7 +83,9 @@ def test_a_killed_worker_does_not_show(
     """SIGKILL to a worker in the midst of a shard: the run goes on and ends in the same bytes."""
     process = start(source, tmp_path / "d", "--workers", "1")
     wait_for(tmp_path / "d" / "train" / "000002.tar", process)
-    workers = [pid for pid in descendants(process.pid) if is_worker(pid)]
+    workers: list[int] = []
+    while not workers and process.poll() is None:  # between two shards there is none
+        workers = shard_workers(process.pid)
     for pid in workers:
         kill(pid)
     _, err = process.communicate()
@@ -137,7 +117,7 @@ def test_an_ended_run_is_continued(
     process = start(source, tmp_path / "d", "--workers", "1", "--json")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert json.loads(out)["made_images"] <= 240 - 10 * there
+    assert json.loads(out)["made_images"] <= 1200 - 10 * there
     assert tree(tmp_path / "d") == undisturbed
 
 
@@ -155,9 +135,9 @@ def test_random_kills(source: Path, undisturbed: dict[str, str], tmp_path: Path)
             process.wait(draw.uniform(0, PATIENCE_S))
         except subprocess.TimeoutExpired:
             everything = draw.random() < 0.7
-            for pid in [*descendants(process.pid), *([process.pid] if everything else [])]:
-                if everything or is_worker(pid):
-                    kill(pid)
+            workers = shard_workers(process.pid)
+            for pid in [*descendants(process.pid), process.pid] if everything else workers:
+                kill(pid)
             kills += 1
         _, err = process.communicate()
         if process.returncode == 0:

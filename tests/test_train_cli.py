@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,12 +14,14 @@ import pytest
 from click.testing import CliRunner
 from handmade import tiny_recipe, write_dataset
 
+from infra import progress
 from infra.errors import ConfigError, DataError
 from infra.storage import open_place
 from train.checkpoint import steps
 from train.cli import describe, train
 from train.job import Job
 from train.local import train_here
+from train.sight import position
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,6 +83,33 @@ def test_a_recipe_is_described_in_words_and_in_json() -> None:
     told = json.loads(CliRunner().invoke(describe, words).output)
     assert told["totals"]["parameters"] == 60_965_224
     assert told["departures"] == {"optimizer.lr": {"paper": 0.01, "recipe": 0.5}}
+
+
+def test_a_position_is_the_epoch_and_the_update_in_hand() -> None:
+    """Counted along: 26 images in batches of 8, the last of 2, three times."""
+    done, told = 0, [position(0, 78, epochs=3, batch=8)]
+    for _ in range(3):
+        for images in (8, 8, 8, 2):
+            done += images
+            told.append(position(done, 78, epochs=3, batch=8))
+    assert told[0] == "epoch 1/3, step 0/12"
+    assert told[1:] == [f"epoch {(at - 1) // 4 + 1}/3, step {at}/12" for at in range(1, 13)]
+
+
+def test_progress_tells_where_a_run_stands(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epoch, step, images a second, time left, and the last errors as soon as there are any."""
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    words = [str(write_dataset(tmp_path / "data")), str(tmp_path / "run"), "--recipe", str(tiny)]
+    shown = CliRunner().invoke(train, [*words, "--local", "--device", "cpu"]).stderr.splitlines()
+    lines = [text for text in shown if text.startswith("train: ")]
+    assert re.fullmatch(r".* images/s, ETA 0:\d\d, epoch 1/3, step 1/12", lines[1])
+    assert re.fullmatch(
+        r"train: 78 of 78 images \(100 %\), [\d,]+ images/s, ETA 0:00, epoch 3/3, step 12/12, "
+        r"errors \d+\.\d % and 0\.0 %",
+        lines[-1],
+    )
 
 
 @pytest.mark.slow

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from infra.storage import open_place
 from train.augment import ImageStatistics, views
-from train.evaluate import evaluate, probabilities, score
+from train.evaluate import (
+    class_counts,
+    evaluate,
+    probabilities,
+    probabilities_by_views,
+    score,
+)
 from train.network import build
 from train.samples import Samples
 
@@ -32,6 +38,12 @@ def test_counts_are_those_of_a_stable_sort(data: st.DataObject, classes: int, co
     assert found.samples == count
     assert found.top1_wrong == sum(order[i, 0] != labels[i] for i in range(count))
     assert found.top5_wrong == sum(labels[i] not in order[i, :5] for i in range(count))
+    by_class = class_counts(torch.tensor(table) / 16, torch.tensor(labels))
+    assert by_class.sum(0).tolist() == [count, found.top1_wrong, found.top5_wrong]
+    for label in range(classes):
+        own = [i for i in range(count) if labels[i] == label]
+        wrong = [sum(label not in order[i, :k] for i in own) for k in (1, 5)]
+        assert by_class[label].tolist() == [len(own), *wrong]
 
 
 def test_a_probability_that_is_no_number_is_wrong() -> None:
@@ -59,6 +71,20 @@ def test_a_split_is_scored_to_the_sample(tmp_path: Path) -> None:
         assert whole.top1_wrong == int((mean.argmax(1) != labels).sum())
         own = mean[torch.arange(len(labels)), labels]
         assert whole.loss == pytest.approx(float(-own.log().sum()), rel=1e-5)
+
+
+def test_ten_views_hold_the_centre(tmp_path: Path) -> None:
+    """Picture by picture, the centre's probabilities are those of a pass of its own."""
+    place = open_place(write_dataset(tmp_path / "data"))
+    recipe, stats = tiny_recipe(), ImageStatistics.read(place.read("stats.npz"))
+    network = build(recipe, 3, (CPU, CPU), 0)
+    images, _ = Samples(place, "val").fetch(range(sum(VAL_SHARDS)))
+    both = probabilities_by_views(network, images, stats, recipe, 10)
+    assert list(both) == [1, 10]
+    assert torch.equal(both[10], probabilities(network, images, stats, recipe, 10))
+    centre = probabilities(network, images, stats, recipe, 1)
+    assert torch.allclose(both[1], centre, atol=1e-6, rtol=0)
+    assert not torch.allclose(both[10], centre, atol=1e-4, rtol=0)
 
 
 def test_a_stop_leaves_without_a_score(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 import ray
@@ -142,18 +142,23 @@ def test_replicas_may_change_when_a_run_goes_on(long: tuple[Job, Member], tmp_pa
 
 def test_workers_killed_ten_times(long: tuple[Job, Member], tmp_path: Path) -> None:
     """SIGKILL after every step or few, in updates, evaluations and writing: the same bits."""
-    checkpoints, kills = open_place(tmp_path).child("checkpoints"), list[int]()
+    checkpoints, kills, over = open_place(tmp_path).child("checkpoints"), list[int](), Event()
 
     def kill() -> None:
-        while len(kills) < 10:
+        while len(kills) < 10 and not over.is_set():
             done, pids = max(steps(checkpoints), default=0), workers()
             if done > max(kills, default=0) and pids:
                 os.kill(pids[0], signal.SIGKILL)
                 kills.append(done)
             time.sleep(0.01)
 
-    Thread(target=kill, daemon=True).start()
-    member = train_on_ray(replace(long[0], run=str(tmp_path)))
+    killer = Thread(target=kill)
+    killer.start()
+    try:
+        member = train_on_ray(replace(long[0], run=str(tmp_path)))
+    finally:
+        over.set()
+        killer.join()
     assert member.weights_sha256 == long[1].weights_sha256
     assert len(kills) == 10, f"killed after the steps {kills}"
 

@@ -82,23 +82,25 @@ def _watched(job: Job) -> Iterator[Observer]:
     """Rows and a progress line on stderr; Ctrl-C and SIGTERM ask the run to stop."""
     from infra.progress import Progress
     from train.interrupt import stop_on_signals
-    from train.sight import HEADER, Observer, line
+    from train.sight import HEADER, Observer, line, position
 
-    epochs = job.recipe.schedule.epochs
+    epochs, batch = job.recipe.schedule.epochs, job.recipe.optimizer.batch
     bar: list[Progress] = []
-    note = ""
+    errors = ""
 
     def record(row: dict[str, Any]) -> None:
-        nonlocal note
-        if not note:
+        nonlocal errors
+        if not errors:
             click.echo(HEADER, err=True)
-        note = f"epoch {row['epoch']}: top-1 error {100 * row['top1_error']:.1f} %"
+        top1, top5 = (100 * row[name] for name in ("top1_error", "top5_error"))
+        errors = f", errors {top1:.1f} % and {top5:.1f} %"
         click.echo(line(f"seed {job.seed}", row, epochs), err=True)
 
     def tick(done: int, total: int) -> None:
         if not bar:
             bar.append(Progress("train", total, "images", already=done).__enter__())
-        bar[0].advance(done - bar[0].done, note)
+        stands = position(done, total, epochs=epochs, batch=batch)
+        bar[0].advance(done - bar[0].done, stands + errors)
 
     def warn(text: str) -> None:
         click.echo(f"septet: {text}", err=True)

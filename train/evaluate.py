@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from infra.recipes import Recipe
@@ -50,7 +51,6 @@ class Score:
         return self.loss / self.samples
 
 
-@torch.no_grad()
 def probabilities(
     network: AlexNet, images_u8: Tensor, stats: ImageStatistics, recipe: Recipe, num_views: int = 1
 ) -> Tensor:
@@ -59,13 +59,22 @@ def probabilities(
     images_u8: (N, 3, 256, 256) uint8. Averaged over the views (section 4.1): 1 = the centre, 10 =
     corners and centre with their mirror images.
     """
+    return probabilities_by_views(network, images_u8, stats, recipe, num_views)[num_views]
+
+
+@torch.no_grad()
+def probabilities_by_views(
+    network: AlexNet, images_u8: Tensor, stats: ImageStatistics, recipe: Recipe, num_views: int
+) -> dict[int, Tensor]:
+    """`probabilities` from 1 view and from `num_views`, out of the same forward passes."""
     at_once = max(BATCH // num_views, 1)
-    parts = []
+    centre, mean = [], []
     for chunk in torch.split(images_u8.to(network.devices[0]), at_once):
         shown = views(chunk, stats, recipe, num_views)
-        logits = network(shown.flatten(0, 1))
-        parts.append(torch.softmax(logits, 1).view(len(chunk), num_views, -1).mean(1))
-    return torch.cat(parts)
+        found = torch.softmax(network(shown.flatten(0, 1)), 1).view(len(chunk), num_views, -1)
+        centre.append(found[:, 0])  # `views` puts the centre, not mirrored, first
+        mean.append(found.mean(1))
+    return {1: torch.cat(centre), num_views: torch.cat(mean)}
 
 
 def score(probabilities: Tensor, labels: Tensor) -> Score:
@@ -82,6 +91,18 @@ def score(probabilities: Tensor, labels: Tensor) -> Score:
         top5_wrong=int((ranks >= 5).sum()),
         loss=float(-own.clamp_min(floor).log().sum()),
     )
+
+
+def class_counts(probabilities: Tensor, labels: Tensor) -> NDArray[np.int64]:
+    """Of each class its pictures, and those wrong in the first guess and in all five: (classes, 3).
+
+    Of the arguments of `score`, whose counts are the sums over the classes.
+    """
+    ranks = _ranks(probabilities, labels)
+    counted = torch.stack((ranks >= 0, ranks >= 1, ranks >= 5), 1).long()
+    nothing = torch.zeros((probabilities.shape[1], 3), dtype=torch.int64, device=labels.device)
+    counts: NDArray[np.int64] = nothing.index_add(0, labels, counted).cpu().numpy()
+    return counts
 
 
 def evaluate(

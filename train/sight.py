@@ -1,4 +1,4 @@
-"""What a run shows while it goes: one row of fixed columns an epoch."""
+"""What a run shows while it goes: where it stands, and one row of fixed columns an epoch."""
 
 from __future__ import annotations
 
@@ -54,3 +54,15 @@ def line(name: str, row: Row, epochs: int) -> str:
         f"{100 * row['top1_error']:>8.2f}% {100 * row['top5_error']:>6.2f}% "
         f"{row['images_per_s']:>8,.0f} {duration(row['seconds']):>9} {duration(left):>9}"
     )
+
+
+def position(done: int, total: int, *, epochs: int, batch: int) -> str:
+    """The epoch and the update that `done` of the `total` images of all epochs have come to.
+
+    An epoch's last batch is smaller where `batch` does not divide its images.
+    """
+    images = total // epochs
+    steps = -(-images // batch)  # updates of an epoch
+    over = max(done - 1, 0) // images
+    step = over * steps - (over * images - done) // batch
+    return f"epoch {over + 1}/{epochs}, step {step:,}/{epochs * steps:,}"
