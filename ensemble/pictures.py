@@ -10,7 +10,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from infra.errors import DataError, StorageError
 from infra.storage import Place, open_place
@@ -64,8 +64,8 @@ def _is_file(source: str) -> bool:
 
 
 def _is_picture(name: str) -> bool:
-    base = PurePosixPath(name)
-    return base.suffix.lower() in SUFFIXES and not base.name.startswith(".")
+    base = name.rpartition("/")[2]  # pathlib would intern every name it sees
+    return base.lower().endswith(SUFFIXES) and not base.startswith(".")
 
 
 def _parent(source: str) -> tuple[Place, str]:
