@@ -7,6 +7,7 @@ SeptetError                 1  a run that began and failed
 └── InputError              2  nothing was started: what was asked for cannot work
     ├── ConfigError         2  a recipe or an option: unknown key, value out of range
     └── DataError           2  a source, dataset, member or ensemble is missing or is not one
+        └── MissingError    2  one object is not there, in a place that answers
 
 Every message is one sentence that names the thing and says what to do about it.
 """
@@ -44,3 +45,7 @@ class ConfigError(InputError):
 
 class DataError(InputError):
     """A source, dataset, member or ensemble is absent or not what it should be."""
+
+
+class MissingError(DataError):
+    """There is no object of that name, and storage says so: no bucket gone, no server away."""

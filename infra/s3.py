@@ -2,12 +2,16 @@
 
 boto3 retries a request that fails before its body arrives, but not a body cut in the middle
 (measured: FIN, RST and stalls in mid-body raise at once), so every read here goes on from where it
-was cut. Nothing here checks content: readers compare the digests of the manifest.
+was cut. Readers compare the digests of the manifest; here only whole objects are compared with the
+server's own MD5, where it tells one, because a source has no digests.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,14 +19,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from infra.actions import action
-from infra.errors import DataError, InputError, StorageError
+from infra.errors import DataError, InputError, MissingError, StorageError
 from infra.storage import check_name
 
 ATTEMPTS = 5  # of one read, on top of botocore's own 5 of one request
 PAUSE_S = 0.2  # doubled after every failed attempt
+CONNECT_S = 10.0
+SILENCE_S = 60.0  # without a byte from the server: then the request is sent again
 PAGE = 1000  # keys of one listing request
 BLOCK = 8 << 20  # bytes of one ranged read when downloading
 T = TypeVar("T")
+_MD5 = re.compile(r'^"?[0-9a-f]{32}"?$')
 
 
 class S3Place:
@@ -49,30 +56,70 @@ class S3Place:
         return f"{self.prefix}/{check_name(name)}".lstrip("/")
 
     def read(self, name: str) -> bytes:
-        """The whole object, resumed by range when its body is cut."""
-        size = self.size(name)
-        if size is None:
-            raise DataError(f"there is no '{name}' in '{self.uri}'.")
-        return self.read_range(name, 0, size)
+        """The whole object, resumed by range when its body is cut.
+
+        Read again when its MD5 is not its ETag: a bit may have turned on the way. An ETag that is
+        no MD5 (objects made of parts, or encrypted by KMS) is outvoted by two equal reads.
+        """
+        seen: set[str] = set()
+        for _ in range(ATTEMPTS):
+            data, tag = self._fetch(name, 0, None)
+            digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            if digest == tag.strip('"') or not _MD5.match(tag) or digest in seen:
+                return data
+            seen.add(digest)
+        raise StorageError(
+            f"'{name}' in '{self.uri}' came out different {ATTEMPTS} times; "
+            "check the network and the disks on the way."
+        )
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         """Ranged GETs until `size` bytes have come."""
-        got = bytearray()
+        return self._fetch(name, offset, size)[0] if size else b""
+
+    def _fetch(self, name: str, offset: int, size: int | None) -> tuple[bytes, str]:
+        """`size` bytes from `offset`, or all, and the ETag; never parts of two versions."""
+        got, tag, wanted = bytearray(), "", size
 
         def more() -> bytes:
-            while len(got) < size:
-                span = f"bytes={offset + len(got)}-{offset + size - 1}"
-                reply = self.client.get_object(Bucket=self.bucket, Key=self.key(name), Range=span)
+            nonlocal tag, wanted
+            while wanted is None or len(got) < wanted:
+                reply = self._get(name, offset + len(got), wanted and offset + wanted, tag)
+                if reply is None:
+                    got.clear()
+                    tag, wanted = "", size
+                    raise EOFError("the object was replaced while it was read")
+                tag = reply.get("ETag", "")
+                wanted = reply["ContentLength"] if wanted is None else wanted
                 before = len(got)
                 for block in reply["Body"].iter_chunks(1 << 20):
                     got.extend(block)
-                if len(got) == before:
+                if len(got) == before < wanted:
                     raise EOFError("the object ended early")
-            if len(got) != size:
+            if len(got) != wanted:
                 raise EOFError("the server sent more than was asked for")
             return bytes(got)
 
-        return self._call(f"read '{name}' from", more)
+        return self._call(f"read '{name}' from", more), tag
+
+    def _get(self, name: str, start: int, end: int | None, tag: str) -> Any | None:
+        """One GET, of a range when the `end` is known; None: it is no longer the one of this ETag.
+
+        Raises `MissingError` when there is no such object.
+        """
+        from botocore.exceptions import ClientError
+
+        ask = {"Range": f"bytes={start}-{end - 1}"} if end is not None else {}
+        ask |= {"IfMatch": tag} if tag else {}
+        try:
+            return self.client.get_object(Bucket=self.bucket, Key=self.key(name), **ask)
+        except ClientError as error:
+            status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+            if status == 412 and tag:
+                return None
+            if status == 404 and error.response.get("Error", {}).get("Code") != "NoSuchBucket":
+                raise MissingError(f"there is no '{name}' in '{self.uri}'.") from None
+            raise
 
     def write(self, name: str, data: bytes) -> None:
         """One PUT."""
@@ -96,7 +143,7 @@ class S3Place:
         """Streams the object to disk in ranged reads of 8 MiB."""
         size = self.size(name)
         if size is None:
-            raise DataError(f"there is no '{name}' in '{self.uri}'.")
+            raise MissingError(f"there is no '{name}' in '{self.uri}'.")
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -130,9 +177,10 @@ class S3Place:
         """
         from botocore.exceptions import ClientError
 
+        if self.size(name) is not None:  # asked once: a retry may find our own object
+            return False
+
         def put() -> bool:
-            if self.size(name) is not None:
-                return False
             try:
                 with action("put", name):
                     self.client.put_object(
@@ -228,7 +276,8 @@ class S3Place:
         raise AssertionError("unreachable")
 
     def _failed(self, verb: str, error: Exception) -> StorageError | DataError:
-        status = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+        answer = getattr(error, "response", None) or {}  # botocore: None on a lost connection
+        status = answer.get("Error", {}).get("Code", "")
         if status == "NoSuchBucket":
             return DataError(
                 f"there is no bucket '{self.bucket}'; "
@@ -239,10 +288,18 @@ class S3Place:
                 f"cannot {verb} '{self.uri}': access denied ({status}); "
                 "check the credentials and the bucket's policy."
             )
-        return StorageError(f"cannot {verb} '{self.uri}': {error}.")
+        said = " ".join(str(error).split()).rstrip(".")
+        return StorageError(f"cannot {verb} '{self.uri}': {said}.")
 
 
 def _client() -> Any:
+    """One for this process and these AWS_* settings: it is thread-safe, and costs 0.2 s to make."""
+    settings = sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    return _new_client(os.getpid(), tuple(settings), CONNECT_S, SILENCE_S)
+
+
+@functools.lru_cache(maxsize=8)
+def _new_client(_pid: int, _settings: Any, connect_s: float, silence_s: float) -> Any:
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -253,8 +310,8 @@ def _client() -> Any:
             "s3",
             config=Config(
                 retries={"mode": "standard", "max_attempts": 5},
-                connect_timeout=10,
-                read_timeout=60,
+                connect_timeout=connect_s,
+                read_timeout=silence_s,
                 # CRC32 headers break older MinIO and Ceph; readers check our own sha256
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",

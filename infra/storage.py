@@ -12,13 +12,14 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from infra.actions import action
-from infra.errors import DataError, InputError, StorageError
+from infra.errors import InputError, MissingError, StorageError
 
 if TYPE_CHECKING:
     from infra.s3 import S3Place
@@ -35,7 +36,7 @@ class Place(Protocol):
         """What a user would type to come back here."""
 
     def read(self, name: str) -> bytes:
-        """The whole object; raises `DataError` when there is none of that name."""
+        """The whole object; raises `MissingError` when there is none of that name."""
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`; `StorageError` if the object ends before."""
@@ -131,7 +132,7 @@ class LocalPlace:
         try:
             return self.path(name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise DataError(f"there is no '{name}' in '{self.uri}'.") from None
+            raise MissingError(f"there is no '{name}' in '{self.uri}'.") from None
         except OSError as error:
             raise _failed("read", self.path(name), error) from error
 
@@ -141,8 +142,8 @@ class LocalPlace:
             with self.path(name).open("rb") as file:
                 file.seek(offset)
                 data = file.read(size)
-        except FileNotFoundError:
-            raise DataError(f"there is no '{name}' in '{self.uri}'.") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingError(f"there is no '{name}' in '{self.uri}'.") from None
         except OSError as error:
             raise _failed("read", self.path(name), error) from error
         if len(data) != size:
@@ -189,21 +190,19 @@ class LocalPlace:
 
         The lock lasts as long as its process, so that `sweep` can tell what a dead one has left.
         """
-        target = self.path(name)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        target, aside = self.path(name), None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as stack:
                 with action("open", name):
-                    file = stack.enter_context(aside.open("wb"))
-                    fcntl.flock(file, fcntl.LOCK_EX)
+                    file, aside = _open_locked(target, stack)
                 yield file, aside
             with action("settle", name):
                 _sync_folder(target.parent)  # the rename itself must survive a power loss
         except OSError as error:
             raise _failed("write", target, error) from error
         finally:
-            if aside.is_file():  # a link was made, or something went wrong
+            if aside and aside.is_file():  # a link was made, or something went wrong
                 with action("unlink", name), contextlib.suppress(OSError):
                     aside.unlink()
 
@@ -220,7 +219,7 @@ class LocalPlace:
         """Copies the file."""
         source = self.path(name)
         if not source.is_file():
-            raise DataError(f"there is no '{name}' in '{self.uri}'.")
+            raise MissingError(f"there is no '{name}' in '{self.uri}'.")
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -232,8 +231,13 @@ class LocalPlace:
 
     def size(self, name: str) -> int | None:
         """The file's size, None when it is absent."""
-        path = self.path(name)
-        return path.stat().st_size if path.is_file() else None
+        try:
+            found = self.path(name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _failed("look up", self.path(name), error) from error
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Every file below the folder but unfinished temporaries; links are followed."""
@@ -277,6 +281,16 @@ class LocalPlace:
         return LocalPlace(self.path(name))
 
 
+def _open_locked(target: Path, stack: contextlib.ExitStack) -> tuple[BinaryIO, Path]:
+    """A new temporary beside the target, open and locked; another if `sweep` took it in between."""
+    while True:
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        file = stack.enter_context(aside.open("wb"))
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file, aside
+
+
 def _walk(folder: Path, head: str, above: frozenset[str]) -> Iterator[tuple[str, int]]:
     """(name, size) of the files below, in code point order; a link back up is skipped."""
     real = os.path.realpath(folder)
@@ -293,10 +307,20 @@ def _walk(folder: Path, head: str, above: frozenset[str]) -> Iterator[tuple[str,
         if name.endswith("/"):
             yield from _walk(Path(entry.path), head + name, above | {real})
         elif entry.is_file():
-            if not _TEMPORARY.match(name):
-                yield head + name, entry.stat().st_size
+            if not _TEMPORARY.match(name) and (size := _size(entry)) is not None:
+                yield head + name, size
         elif entry.is_symlink():
             yield head + name, 0  # leads nowhere; whoever reads it will say so
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Its bytes; None when it was deleted since its folder was listed."""
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _failed("look up", Path(entry.path), error) from error
 
 
 def _flush(file: BinaryIO, name: str) -> None:

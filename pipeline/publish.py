@@ -7,6 +7,7 @@ who finished when, and memory does not grow with the number of images (but for t
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,9 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import DataError, RunError
+from infra.errors import DataError, RunError, StorageError
 from infra.manifest import DatasetManifest, Shard, Split, sha256, to_json
-from infra.storage import Place
+from infra.storage import LocalPlace, Place
 from pipeline.commits import OK, Commit, Row, read_commit
 from pipeline.interop import TIMM_INFO, dali_index, dali_name, timm_info
 from pipeline.moments import Moments, stats_npz
@@ -28,6 +29,7 @@ from pipeline.rule import decoders
 
 INDEX, STATS, MANIFEST = "index.parquet", "stats.npz", "dataset.json"
 GROUP_ROWS = 16_384  # rows of one row group of the index
+BLOCK = 8 << 20  # bytes of the index in memory at once
 SCHEMA = pa.schema(
     [
         *(("key", pa.string()), ("split", pa.string()), ("label", pa.int32())),
@@ -55,12 +57,7 @@ def publish(place: Place, plan: Plan, digest: str) -> DatasetManifest:
     another plan has come in between.
     """
     total = _Total()
-    with tempfile.TemporaryDirectory(prefix="septet-") as folder:
-        index = Path(folder, INDEX)
-        with pq.ParquetWriter(index, SCHEMA, compression="zstd") as writer:
-            for rows in _groups(_gather(place, plan, digest, total)):
-                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-        index_sha256 = _put(place, INDEX, index.read_bytes())
+    index_sha256 = _publish_index(place, _gather(place, plan, digest, total))
     stats_sha256 = _put(place, STATS, stats_npz(total.moments))
     manifest = DatasetManifest(
         image=plan.rule.record(),
@@ -75,6 +72,35 @@ def publish(place: Place, plan: Plan, digest: str) -> DatasetManifest:
     check_claim(place, plan.record())
     _put(place, MANIFEST, to_json(manifest))
     return manifest
+
+
+def _publish_index(place: Place, rows: Iterable[dict[str, Any]]) -> str:
+    """Writes the index unless it is there; its digest. It passes through a file, not memory."""
+    with tempfile.TemporaryDirectory(prefix="septet-") as folder:
+        index = Path(folder, INDEX)
+        try:
+            with pq.ParquetWriter(index, SCHEMA, compression="zstd") as writer:
+                for group in _groups(rows):
+                    writer.write_table(pa.Table.from_pylist(group, SCHEMA))
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the index to '{folder}' ({error}); "
+                f"make room there, or let TMPDIR name another folder."
+            ) from error
+        size = index.stat().st_size
+        local = LocalPlace(Path(folder))
+        digest = _sha256_of(local, INDEX, size)
+        if place.size(INDEX) != size or _sha256_of(place, INDEX, size) != digest:
+            place.upload(INDEX, index)
+    return digest
+
+
+def _sha256_of(place: Place, name: str, size: int) -> str:
+    """Of an object of that size, a block in memory at a time."""
+    found = hashlib.sha256()
+    for offset in range(0, size, BLOCK):
+        found.update(place.read_range(name, offset, min(BLOCK, size - offset)))
+    return found.hexdigest()
 
 
 def publish_dali(place: Place, plan: Plan, digest: str) -> None:
@@ -111,7 +137,7 @@ def _commit(place: Place, shard: str, digest: str) -> Commit:
     commit = read_commit(place, shard, digest)
     if commit is None:
         raise DataError(
-            f"the record of {shard} in '{place.uri}' has gone or is another run's; "
+            f"the record of {shard} in '{place.uri}' has gone, is harmed or is another run's; "
             f"make sure that one run writes there, and run again."
         )
     return commit

@@ -6,20 +6,21 @@ after it. A bad image is a row with a reason, never an exception.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from infra.errors import DataError
+from infra.errors import DataError, MissingError
 from infra.manifest import Shard, sha256
 from infra.storage import Place, open_place
 from pipeline.careful import Decoder, decoder
 from pipeline.commits import OK, Commit, Made, Row, write_commit
 from pipeline.header import MAX_FILE, BadImage
 from pipeline.image import encode
-from pipeline.plan import Item, ShardTask
+from pipeline.plan import RECORD, Item, ShardTask
 from pipeline.sums import Sums
 from pipeline.tables import ROW_GROUP, read_rows
 from pipeline.tar import Tar
@@ -45,9 +46,25 @@ def make_shard(task: ShardTask) -> Made:
         rows=rows,
         moments=sums.moments() if task.split == "train" else None,
     )
+    _still_ours(dataset, task)
     dataset.write(task.name, data)
     write_commit(dataset, commit)
     return commit.made()
+
+
+def _still_ours(dataset: Place, task: ShardTask) -> None:
+    """Raises `DataError` when the dataset's plan is no longer the task's.
+
+    Where conditional PUTs are not atomic (Swift), of two runs with different plans that start at
+    once both may believe that the place is theirs: the one whose plan was replaced stops here,
+    before it puts a shard of its own among the other's. No plan at all is `publish`'s to refuse.
+    """
+    with contextlib.suppress(MissingError):
+        if sha256(dataset.read(RECORD)) != task.plan:
+            raise DataError(
+                f"another run has begun '{dataset.uri}' with another plan; "
+                f"let that one finish, or give a new place for the dataset."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +127,7 @@ def _reader(source: Place, items: tuple[Item, ...]) -> Callable[[Item], bytes]:
         if item.file is None:
             try:
                 return source.read(item.path)
-            except DataError:
+            except MissingError:
                 raise BadImage("missing") from None  # it was there when the source was listed
         if (item.file, item.offset) in ahead:
             return ahead.pop((item.file, item.offset))

@@ -30,9 +30,8 @@ class Sums:
         """Adds one (256, 256, 3) uint8 image."""
         np.add(self._recent, image, out=self._recent)
         np.copyto(self._planes.reshape(3, PIXELS), image.reshape(PIXELS, 3).T)
-        self._outer[(0, 1, 2), (0, 1, 2)] += _dots(self._planes, self._planes)
-        self._outer[(0, 1), (1, 2)] += _dots(self._planes[:2], self._planes[1:])
-        self._outer[0, 2] += _dots(self._planes[0], self._planes[2])
+        products = np.linalg.vecdot(self._planes[:, None], self._planes)  # (3, 3, blocks)
+        self._outer += products.sum(axis=-1, dtype=np.float64)
         self._count += 1
         if self._count % FLUSH == 0:
             self._flush()
@@ -44,15 +43,8 @@ class Sums:
     def moments(self) -> Moments:
         """What has been added so far."""
         self._flush()
-        upper = self._outer.astype(np.int64)
         return Moments(
             count=self._count,
             pixel_sum=self._pixels.copy(),
-            rgb_outer=upper + np.triu(upper, 1).T,
+            rgb_outer=self._outer.astype(np.int64),
         )
-
-
-def _dots(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(..., blocks, BLOCK) float32 times the same, summed over both: float64."""
-    total: np.ndarray = np.linalg.vecdot(one, other).sum(axis=-1, dtype=np.float64)
-    return total

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from infra.storage import open_place
+
 
 def pixels(seed: int, width: int = 96, height: int = 72) -> np.ndarray:
     """(height, width, 3) uint8: smooth blobs with some noise, as far as JPEG cares a photograph."""
@@ -50,3 +52,9 @@ def tree(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def tree_at(uri: str) -> dict[str, str]:
+    """The same of a dataset anywhere, object storage included."""
+    place = open_place(uri)
+    return {name: hashlib.sha256(place.read(name)).hexdigest() for name in place.names()}

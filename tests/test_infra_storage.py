@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,59 @@ def test_upload_and_download(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "back").read_bytes() == b"x" * 3_000_000
     with pytest.raises(DataError, match="no 'gone'"):
         place.download("gone", tmp_path / "back")
+
+
+def test_what_is_deleted_while_it_is_listed_is_left_out(tmp_path: Path) -> None:
+    """By another process, between the names of a folder and the sizes; a folder likewise."""
+    place = open_place(tmp_path)
+    for name in ("a", "b", "c/d", "e"):
+        place.write(name, b"123")
+    listing = place.entries()
+    assert next(listing) == ("a", 3)
+    place.delete("b")
+    shutil.rmtree(tmp_path / "c")
+    assert list(listing) == [("e", 3)]
+
+
+def test_sizes_of_what_comes_and_goes(tmp_path: Path) -> None:
+    """A number or None, whatever others do meanwhile; a folder and what lies below a file: None."""
+    place, done = open_place(tmp_path), threading.Event()
+
+    def flicker() -> None:
+        while not done.is_set():
+            (tmp_path / "x").write_bytes(b"")
+            (tmp_path / "x").unlink()
+
+    other = threading.Thread(target=flicker)
+    other.start()
+    try:
+        sizes = {place.size("x") for _ in range(5_000)}
+    finally:
+        done.set()
+        other.join()
+    assert sizes <= {0, None}
+    place.write("folder/file", b"1")
+    assert place.size("folder") is place.size("folder/file/below") is None
+
+
+def test_sweeping_and_writing_at_once(tmp_path: Path) -> None:
+    """A sweep may come between the making of a temporary and its lock: the writer makes another."""
+    place, done = open_place(tmp_path), threading.Event()
+
+    def sweep() -> None:
+        while not done.is_set():
+            place.sweep()
+
+    other = threading.Thread(target=sweep)
+    other.start()
+    try:
+        for number in range(500):
+            place.write("object", b"%d" % number)
+            assert place.read("object") == b"%d" % number
+    finally:
+        done.set()
+        other.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["object"]
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../b", "a//b", "a\\b", "a\0", "."])

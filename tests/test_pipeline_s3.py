@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import S3Server
-from photos import class_folders, tree
+from photos import class_folders, tree, tree_at
 
 from infra.errors import StorageError
 from infra.storage import open_place
@@ -33,17 +32,11 @@ def on_disk(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return tree(place)
 
 
-def remote_tree(uri: str) -> dict[str, str]:
-    """sha256 of every object below."""
-    place = open_place(uri)
-    return {name: hashlib.sha256(place.read(name)).hexdigest() for name in place.names()}
-
-
 def test_into_s3_and_from_s3(source: Path, on_disk: dict[str, str], bucket: str) -> None:
     """Disk to S3, and S3 to S3; verified; a re-run makes nothing."""
     job = Job(source=str(source), dataset=f"{bucket}/a", shard_samples=5)
     preprocess(job, in_process)
-    assert remote_tree(f"{bucket}/a") == on_disk
+    assert tree_at(f"{bucket}/a") == on_disk
     assert preprocess(job, in_process).made_images == 0
     assert verify(open_place(f"{bucket}/a"), deep=True).problems == ()
     inside = open_place(f"{bucket}/photos")
@@ -51,7 +44,7 @@ def test_into_s3_and_from_s3(source: Path, on_disk: dict[str, str], bucket: str)
         inside.write(path.relative_to(source).as_posix(), path.read_bytes())
     job = Job(source=f"{bucket}/photos", dataset=f"{bucket}/b", shard_samples=5)
     preprocess(job, in_process)
-    assert remote_tree(f"{bucket}/b") == on_disk
+    assert tree_at(f"{bucket}/b") == on_disk
 
 
 def test_a_server_killed_in_the_midst(
@@ -72,7 +65,7 @@ def test_a_server_killed_in_the_midst(
     except StorageError:
         time.sleep(5)
         preprocess(job, in_process)
-    assert remote_tree(f"{bucket}/a") == on_disk
+    assert tree_at(f"{bucket}/a") == on_disk
 
 
 def test_without_a_server_nothing_is_half_published(
