@@ -48,6 +48,24 @@ def test_there_are_commands_and_all_are_ours() -> None:
     assert {command.split()[0] for command in COMMANDS} == {"make", "septet", "mlflow"}
 
 
+@pytest.mark.parametrize("stage", ["infra", "pipeline", "train", "ensemble"])
+def test_every_module_has_its_line_in_the_tree(stage: str) -> None:
+    """And no line names one that is gone."""
+    there = {path.name for path in (ROOT / stage).glob("*.py")} - {"__init__.py"}
+    assert sorted(_tree()[stage]) == sorted(there)
+
+
+def _tree() -> dict[str, list[str]]:
+    """The modules that the README's tree names, by folder."""
+    found, folder = dict[str, list[str]](), ""
+    for line in README.splitlines():
+        if re.fullmatch(r"\w+/", line):
+            folder = line[:-1]
+        elif named := re.match(r"  (\w+\.py) +\S", line):
+            found.setdefault(folder, []).append(named[1])
+    return found
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
