@@ -108,9 +108,10 @@ def verify(dataset: str, *, deep: bool, as_json: bool) -> None:
         for problem in report.problems:
             click.echo(problem)
     if report.problems:
+        ways = "one way" if len(report.problems) == 1 else f"{len(report.problems):,} ways"
         raise DamageError(
-            f"'{report.dataset}' is harmed in {len(report.problems):,} ways; delete the named "
-            f"files and run septet preprocess again, which makes them anew."
+            f"'{report.dataset}' is harmed in {ways}; delete the named files "
+            f"and run septet preprocess again, which makes them anew."
         )
     if not as_json:
         how = "every byte read" if deep else "shards by size; --deep reads them"

@@ -121,7 +121,7 @@ def test_the_command(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "d/train/000001.tar").unlink()
     done = subprocess.run([*command, str(tmp_path / "d")], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == "train/000001.tar: missing\n"
-    assert "harmed in 1 ways" in done.stderr
+    assert "harmed in one way" in done.stderr
     done = subprocess.run([*command, str(whole), "--json"], capture_output=True, text=True)
     assert json.loads(done.stdout)["problems"] == []
 
