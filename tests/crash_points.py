@@ -22,7 +22,6 @@ from infra import actions
 from infra.errors import DataError
 from infra.manifest import DatasetManifest
 from infra.storage import open_place
-from pipeline import shard
 from pipeline.run import Job, in_process, preprocess
 
 SOURCE, DATASET = sys.argv[1:]
@@ -85,7 +84,7 @@ def reader_is_safe(dataset: str) -> bool:
 def main() -> None:
     """Undisturbed, then a crash at every action."""
     torch.set_num_threads(1)
-    assert shard.make_shard  # loaded here, not in every child
+    run(f"{DATASET}/warm")  # what is loaded on first use is loaded here, not in every child
     _, seen = in_child(lambda: run(f"{DATASET}/whole"))
     whole = tree(f"{DATASET}/whole")
     wrong: dict[str, str] = {}
