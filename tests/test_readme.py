@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow_server import free_port
 from photos import class_folders, jpeg
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +26,7 @@ COMMANDS = [
     if line.partition("#")[0].strip()
 ]
 SMALLER = {  # what is added to a command whose real work takes long; the rest is as printed
-    "ensemble": ("--members", "2", "--set", "schedule.epochs=1"),
+    "ensemble": ("--members", "1", "--set", "schedule.epochs=1"),
     "train": ("--set", "schedule.epochs=1"),
     "bench": ("--batch", "2", "--rounds", "1"),
     "demo": ("--members", "1"),
@@ -87,14 +89,16 @@ def test_the_commands_in_their_order(tmp_path: Path) -> None:
 
 
 def _demand_an_answer(command: str, folder: Path) -> None:
-    """Starts a server on a port of its own and waits until it listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Starts a server on a port of its own, waits until it listens, and ends all its processes."""
+    port = free_port()
     program, *words = shlex.split(command)
-    line = [str(Path(sys.executable).with_name(program)), *words, "--port", str(port)]
     server = subprocess.Popen(
-        line, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment()
+        [str(Path(sys.executable).with_name(program)), *words, "--port", str(port)],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        start_new_session=True,
     )
     try:
         for _ in range(600):
@@ -105,7 +109,7 @@ def _demand_an_answer(command: str, folder: Path) -> None:
             time.sleep(0.1)
         pytest.fail(f"{command} does not answer")
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 

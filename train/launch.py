@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -113,7 +114,7 @@ def train_on_ray(job: Job, observer: Observer = QUIET) -> Member:
     checkpoint is written first), `ConfigError` when the cluster cannot hold the replicas or the
     folder is another job's, and what `fit` raises.
     """
-    run = open_place(job.run)
+    job, run = _anywhere(job), open_place(job.run)
     if open_run(run, job, DatasetManifest.read(open_place(job.dataset))[1]):
         return read_member(run)
     need = _resources(job)
@@ -135,6 +136,12 @@ def train_on_ray(job: Job, observer: Observer = QUIET) -> Member:
     if run.size("member.json") is None and stopped:
         raise KeyboardInterrupt
     return read_member(run)
+
+
+def _anywhere(job: Job) -> Job:
+    """The job with places that mean the same in workers, whose working directories differ."""
+    init = open_place(job.init).uri if job.init else None
+    return replace(job, dataset=open_place(job.dataset).uri, run=open_place(job.run).uri, init=init)
 
 
 def _mailbox() -> Any:
