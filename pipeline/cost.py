@@ -10,9 +10,7 @@ from infra.storage import Place
 from pipeline.header import MAX_FILE
 from pipeline.plan import Plan
 
-IMAGES_A_CORE_SECOND = (
-    400.0  # of 500x375 pixels, on one 2.8 GHz core; see `septet bench preprocess`
-)
+IMAGES_A_CORE_SECOND = 350.0  # of 500x375 pixels; see `septet bench preprocess`
 STORED_BYTES = 21_500  # a 256x256 JPEG of quality 90 with its tar headers and label, on photographs
 REQUESTS_A_SHARD = 4  # on S3: look-up, shard, its record, and the record read back
 
