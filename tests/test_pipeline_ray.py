@@ -17,7 +17,7 @@ from processes import descendants, kill, shard_workers
 
 from pipeline.run import Job, in_process, preprocess
 
-KILLS = int(os.environ.get("SEPTET_KILLS", "4"))  # twenty take minutes; each starts a Ray
+KILLS = int(os.environ.get("SEPTET_KILLS", "2"))  # twenty take minutes; each starts a Ray
 PATIENCE_S = 25.0  # longer than most runs take: kills fall anywhere, after the end too
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
