@@ -12,7 +12,7 @@ from pipeline.commits import OK, Row
 from pipeline.tar import BLOCK
 
 TIMM_INFO = "_info.json"
-DALI_VERSION = "v1.2"  # of the index that DALI's own wds2idx writes, and its reader since 1.6
+DALI_VERSION = "v1.2"  # of the index that DALI's own wds2idx writes
 
 
 def timm_info(splits: Mapping[str, Split]) -> bytes:
