@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import re
 import shutil
@@ -117,6 +118,7 @@ class LocalPlace:
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
+        self._root = str(self.root)
 
     @property
     def uri(self) -> str:
@@ -130,7 +132,8 @@ class LocalPlace:
     def read(self, name: str) -> bytes:
         """The whole file."""
         try:
-            return self.path(name).read_bytes()
+            with io.FileIO(f"{self._root}/{check_name(name)}") as file:  # Path costs 45 us a name
+                return file.readall()
         except (FileNotFoundError, NotADirectoryError):
             raise MissingError(f"there is no '{name}' in '{self.uri}'.") from None
         except OSError as error:

@@ -1,6 +1,6 @@
 """What other programs want beside the shards: timm's `_info.json`, DALI's `.idx` files.
 
-Both follow from the manifest and the commits; nothing of ours reads them.
+Both follow from the manifest and the rows of the index; of ours only `verify` reads them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from infra.manifest import Split, to_json
-from pipeline.commits import OK, Row
 from pipeline.tar import BLOCK
 
 TIMM_INFO = "_info.json"
@@ -37,18 +36,13 @@ def dali_name(shard: str) -> str:
     return f"{shard.removesuffix('.tar')}.idx"
 
 
-def dali_index(rows: Iterable[Row]) -> bytes:
-    """The index of one shard, by the rows of its commit in their order.
+def dali_index(samples: Iterable[tuple[str, int, int, int]]) -> bytes:
+    """The index of one shard, by (key, label, offset, size) of its samples in their order.
 
     A line a sample, four words a component: extension, offset of its bytes in the tar, size, name.
     """
-    kept = [row for row in rows if row.status == OK]
-    lines = [f"{DALI_VERSION} {len(kept)}"]
-    for row in kept:
-        assert row.offset is not None and row.size is not None
-        label = row.offset + row.size + -row.size % BLOCK + BLOCK  # where the .cls begins
-        lines.append(
-            f"jpg {row.offset} {row.size} {row.key}.jpg "
-            f"cls {label} {len(str(row.label))} {row.key}.cls"
-        )
-    return ("\n".join(lines) + "\n").encode()
+    lines = []
+    for key, label, offset, size in samples:
+        behind = offset + size + -size % BLOCK + BLOCK  # where the .cls begins
+        lines.append(f"jpg {offset} {size} {key}.jpg cls {behind} {len(str(label))} {key}.cls")
+    return ("\n".join([f"{DALI_VERSION} {len(lines)}", *lines]) + "\n").encode()

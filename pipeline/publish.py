@@ -106,7 +106,9 @@ def _sha256_of(place: Place, name: str, size: int) -> str:
 def publish_dali(place: Place, plan: Plan, digest: str) -> None:
     """Writes what is missing of DALI's indexes, one beside each shard."""
     for shard in plan.shard_names():
-        _put(place, dali_name(shard), dali_index(_commit(place, shard, digest).rows))
+        rows = _commit(place, shard, digest).rows
+        samples = ((r.key, r.label, r.offset or 0, r.size or 0) for r in rows if r.status == OK)
+        _put(place, dali_name(shard), dali_index(samples))
 
 
 def _gather(place: Place, plan: Plan, digest: str, total: _Total) -> Iterator[dict[str, Any]]:

@@ -22,15 +22,19 @@ class Sums:
     def __init__(self) -> None:
         self._count = 0
         self._planes = np.empty((3, PIXELS // BLOCK, BLOCK), np.float32)  # of one image
+        self._products = np.empty((6, PIXELS // BLOCK), np.float32)  # rr, gg, bb, rg, gb, rb
         self._recent = np.zeros((SIDE, SIDE, 3), np.uint16)  # since the last flush
         self._pixels = np.zeros((SIDE, SIDE, 3), np.int64)
-        self._outer = np.zeros((3, 3))
+        self._outer = np.zeros(6)
 
     def add(self, image: Pixels) -> None:
         """Adds one (256, 256, 3) uint8 image."""
         np.add(self._recent, image, out=self._recent)
-        np.copyto(self._planes.reshape(3, PIXELS), image.reshape(PIXELS, 3).T)
-        products = np.linalg.vecdot(self._planes[:, None], self._planes)  # (3, 3, blocks)
+        planes, products = self._planes, self._products
+        np.copyto(planes.reshape(3, PIXELS), image.reshape(PIXELS, 3).T)
+        np.vecdot(planes, planes, out=products[:3])
+        np.vecdot(planes[:2], planes[1:], out=products[3:5])
+        np.vecdot(planes[0], planes[2], out=products[5])
         self._outer += products.sum(axis=-1, dtype=np.float64)
         self._count += 1
         if self._count % FLUSH == 0:
@@ -43,8 +47,9 @@ class Sums:
     def moments(self) -> Moments:
         """What has been added so far."""
         self._flush()
+        rr, gg, bb, rg, gb, rb = self._outer.astype(np.int64)
         return Moments(
             count=self._count,
             pixel_sum=self._pixels.copy(),
-            rgb_outer=self._outer.astype(np.int64),
+            rgb_outer=np.array([[rr, rg, rb], [rg, gg, gb], [rb, gb, bb]]),
         )

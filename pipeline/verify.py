@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from infra.errors import DamageError, SeptetError
 from infra.manifest import DatasetManifest, Shard, read_checked, sha256
 from infra.progress import Progress
 from infra.storage import Place
-from pipeline.interop import TIMM_INFO, dali_name, timm_info
+from pipeline.interop import TIMM_INFO, dali_index, dali_name, timm_info
 from pipeline.publish import INDEX, MANIFEST, SCHEMA, STATS
 from pipeline.tar import BLOCK
 
@@ -47,8 +47,9 @@ def verify(place: Place, *, deep: bool) -> Report:
     """
     manifest, digest = DatasetManifest.read(place)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    sizes = dict(place.entries())
     problems = [
-        *_files(place, shards),
+        *_files(sizes, shards),
         *_info(place, manifest),
         *_statistics(place, manifest),
     ]
@@ -59,7 +60,7 @@ def verify(place: Place, *, deep: bool) -> Report:
     except (SeptetError, pa.ArrowException) as error:
         problems.append(f"{INDEX}: {error}")
     if deep:
-        problems += _deep(place, shards, index)
+        problems += _deep(place, shards, index, sizes.keys())
     return Report(
         dataset=place.uri,
         sha256=digest,
@@ -71,16 +72,18 @@ def verify(place: Place, *, deep: bool) -> Report:
     )
 
 
-def _files(place: Place, shards: list[Shard]) -> Iterator[str]:
+def _files(sizes: dict[str, int], shards: list[Shard]) -> Iterator[str]:
     """Missing, cut-off and extra files, by the listing alone."""
-    sizes = dict(place.entries())
     for shard in shards:
-        size = sizes.pop(shard.name, None)
+        size = sizes.get(shard.name)
         if size is None:
             yield f"{shard.name}: missing"
         elif size != shard.bytes:
             yield f"{shard.name}: {size:,} bytes instead of {shard.bytes:,}"
-    known = {MANIFEST, INDEX, STATS, TIMM_INFO, *(dali_name(shard.name) for shard in shards)}
+    indexes = {dali_name(shard.name) for shard in shards}
+    if indexes & sizes.keys():
+        yield from (f"{name}: missing" for name in sorted(indexes - sizes.keys()))
+    known = {MANIFEST, INDEX, STATS, TIMM_INFO, *indexes, *(shard.name for shard in shards)}
     for name in sorted(sizes.keys() - known):
         if not name.startswith("_commits/"):
             yield f"{name}: no part of the dataset"
@@ -110,7 +113,7 @@ def _index(place: Place, manifest: DatasetManifest) -> pa.Table:
     file = pq.ParquetFile(io.BytesIO(data))
     if file.schema_arrow != SCHEMA:
         raise DamageError("its columns are not those of an index.")
-    return file.read(columns=["key", "shard", "offset", "size", "crc32"])
+    return file.read(columns=["key", "label", "shard", "offset", "size", "crc32"])
 
 
 def _counts(manifest: DatasetManifest, index: pa.Table) -> Iterator[str]:
@@ -132,7 +135,7 @@ def _counts(manifest: DatasetManifest, index: pa.Table) -> Iterator[str]:
         yield f"{INDEX}: {len(index):,} rows, the manifest says {total:,}"
 
 
-def _deep(place: Place, shards: list[Shard], index: pa.Table) -> Iterator[str]:
+def _deep(place: Place, shards: list[Shard], index: pa.Table, files: Set[str]) -> Iterator[str]:
     """Reads all shards, one in memory at a time."""
     total, rows = sum(shard.bytes for shard in shards), _by_shard(index)
     with Progress("verify", total >> 20, "MiB") as progress:
@@ -147,7 +150,10 @@ def _deep(place: Place, shards: list[Shard], index: pa.Table) -> Iterator[str]:
             if sha256(data) != shard.sha256:
                 yield f"{shard.name}: altered, its sha256 is not the manifest's"
             if shard.name in rows:
-                yield from _samples(shard.name, data, rows[shard.name].to_pylist())
+                samples = rows[shard.name].sort_by("offset").to_pylist()
+                yield from _samples(shard.name, data, samples)
+                if dali_name(shard.name) in files:
+                    yield from _dali(place, dali_name(shard.name), samples)
             before, read = read >> 20, read + len(data)
             progress.advance((read >> 20) - before)
 
@@ -169,3 +175,10 @@ def _samples(name: str, data: bytes, rows: list[dict[str, Any]]) -> Iterator[str
         member = data[start - BLOCK : start].partition(b"\0")[0]
         if zlib.crc32(data[start:end]) != row["crc32"] or member != f"{row['key']}.jpg".encode():
             yield f"{name}: sample {row['key']} is harmed"
+
+
+def _dali(place: Place, name: str, samples: list[dict[str, Any]]) -> Iterator[str]:
+    """DALI would read from wherever its index points."""
+    words = ((row["key"], row["label"], row["offset"], row["size"]) for row in samples)
+    if place.read(name) != dali_index(words):
+        yield f"{name}: not what the index says"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -109,3 +110,17 @@ def test_they_are_made_on_request_and_belong(dataset: Path, tmp_path: Path) -> N
     preprocess(job(tmp_path, dali_index=True), in_process)
     assert tree(tmp_path / "d") == whole
     assert verify(open_place(tmp_path / "d"), deep=True).problems == ()
+
+
+def test_harm_to_them_is_named(dataset: Path, tmp_path: Path) -> None:
+    """One that is gone by every check, one that points elsewhere by the deep one."""
+    shutil.copytree(dataset, tmp_path / "d")
+    (tmp_path / "d/train/000001.idx").unlink()
+    other = tmp_path / "d/train/000002.idx"
+    other.write_text(other.read_text().replace(" 512 ", " 513 "))
+    place = open_place(tmp_path / "d")
+    assert verify(place, deep=False).problems == ("train/000001.idx: missing",)
+    assert verify(place, deep=True).problems == (
+        "train/000001.idx: missing",
+        "train/000002.idx: not what the index says",
+    )
