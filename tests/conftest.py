@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -18,6 +19,9 @@ KEYS = {
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
+
+# a shell starts its background jobs with SIGINT ignored; what tests interrupt would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class S3Server:
@@ -56,6 +60,7 @@ class S3Server:
             self._process = None
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Several processes may share the tests; one of them gets all that start a Ray, one all of S3.
 

@@ -101,7 +101,7 @@ def _demand_an_answer(command: str, folder: Path) -> None:
         start_new_session=True,
     )
     try:
-        for _ in range(600):
+        for _ in range(3000):  # five minutes; it takes ten seconds alone
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return
