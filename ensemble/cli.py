@@ -47,19 +47,18 @@ def ensemble_command(dataset: str, out: str, **options: Any) -> None:
     again. When some members fail, the ensemble is made of the others; they are named, and the exit
     code is 1.
     """
-    from ensemble.build import train_ensemble
     from infra.cluster import connect
     from infra.errors import InputError, RunError
-    from infra.manifest import DatasetManifest
     from infra.recipes import load_recipe
-    from infra.storage import open_place
     from infra.tracking import Tracking
     from train.interrupt import stop_on_signals
 
     if options["alias"] and not options["name"]:
         raise InputError("--alias needs a name to belong to: give --register NAME too.")
     recipe = load_recipe(options["recipe_name"], options["overrides"])
-    DatasetManifest.read(open_place(dataset))  # said now, before anything is made or started
+    _demand_dataset(dataset)
+    from ensemble.build import train_ensemble
+
     tracking = Tracking(options["tracking_uri"])
     connect(options["address"])
     plan = _plan(dataset, out, recipe, options)
@@ -91,6 +90,7 @@ def evaluate(model: str, dataset: str, **options: Any) -> None:
     --per-class and the JSON line's figures are then the ten views', those under "centre" the
     centre's. Classes without pictures come last.
     """
+    _demand_dataset(dataset)
     from ensemble.model import open_model
     from ensemble.score import score_model, val_samples
     from ensemble.verdict import class_rows
@@ -125,13 +125,14 @@ def predict(model: str, images: tuple[str, ...], **options: Any) -> None:
     MODEL is the folder of a member or an ensemble, or models:/NAME@ALIAS. A picture that cannot be
     read is named with its reason, and the rest are predicted.
     """
-    from ensemble.model import open_model
     from ensemble.pictures import demand_sources, pictures
-    from ensemble.predict import predict as predictions
     from infra.errors import DataError
+
+    demand_sources(images)  # said now, before seconds of imports
+    from ensemble.model import open_model
+    from ensemble.predict import predict as predictions
     from pipeline.careful import decoder
 
-    demand_sources(images)
     good = bad = 0
     with (
         open_model(model, options["device"], options["tracking_uri"]) as loaded,
@@ -239,6 +240,14 @@ def bench(name: str, recipe_name: str, device: str, batch: int, rounds: int) -> 
             found = act(recipe, (place, place), batch=batch, rounds=rounds)
             found["recipe"] = recipe.name
         _say_json({"bench": chosen} | found)
+
+
+def _demand_dataset(dataset: str) -> None:
+    """Says that there is none now: before seconds of imports, before anything is made."""
+    from infra.manifest import DatasetManifest
+    from infra.storage import open_place
+
+    DatasetManifest.read(open_place(dataset))
 
 
 def _plan(dataset: str, out: str, recipe: Recipe, options: dict[str, Any]) -> EnsemblePlan:

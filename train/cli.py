@@ -37,13 +37,16 @@ def train(dataset: str, run: str, **options: Any) -> None:
     DATASET and RUN are paths or s3:// URIs. A stopped run goes on from its last checkpoint, to the
     same weights; a finished one is left as it is.
     """
+    from infra.manifest import DatasetManifest
     from infra.recipes import load_recipe
+    from infra.storage import open_place
     from train.job import Job
 
     recipe = load_recipe(options["recipe_name"], options["overrides"])
     if options["print_recipe"]:
         click.echo(json.dumps(recipe.to_dict(), indent=2))
         return
+    DatasetManifest.read(open_place(dataset))  # said now, before seconds of imports
     job = Job(
         dataset=dataset,
         run=run,
