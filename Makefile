@@ -18,7 +18,7 @@ demo: install ## the whole path on a made miniature of ILSVRC (about 8 minutes o
 
 test: install ## all tests
 	scripts/services
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest --numprocesses 2 --maxschedchunk 1
 
 test-fast: install ## the tests that take seconds
 	$(BIN)/pytest -m 'not slow and not ray and not s3'

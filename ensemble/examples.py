@@ -21,7 +21,6 @@ from ensemble.manifest import EXAMPLES, File
 from infra.errors import DamageError
 from infra.manifest import sha256, to_json
 from infra.storage import Place
-from pipeline.image import encode
 from pipeline.rule import ImageRule
 from train import draws
 
@@ -54,6 +53,8 @@ def make_examples(
     keys: list[str], images_u8: Tensor, labels: Tensor, found: Tensor
 ) -> list[Example]:
     """Examples of pictures (N, 3, 256, 256) and their probabilities (N, classes)."""
+    from pipeline.image import encode  # loads torchvision, which who reads examples need not
+
     top = torch.topk(found, min(GUESSES, found.shape[1]), dim=1)
     return [
         Example(

@@ -1,4 +1,4 @@
-"""What several test files share: a real S3 server, and which process runs which of them."""
+"""What several test files share: a real S3 server, and a Ctrl-C that works."""
 
 from __future__ import annotations
 
@@ -58,18 +58,6 @@ class S3Server:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several processes may share the tests; one of them gets all that start a Ray, one all of S3.
-
-    They wait more than they work: for Ray to start, for a server to answer.
-    """
-    for item in items:
-        for group in ("ray", "s3"):
-            if item.get_closest_marker(group):
-                item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

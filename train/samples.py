@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode  # registers torch.ops.image
 
 from infra.errors import DamageError, DataError
 from infra.manifest import DatasetManifest, read_checked
@@ -99,6 +98,9 @@ class Samples:
         return picture
 
     def _decode(self, number: int) -> Tensor:
+        # registers torch.ops.image; three seconds, which only processes that decode shall pay
+        from torchvision.io import ImageReadMode
+
         data = torch.frombuffer(bytearray(self._bytes(number)), dtype=torch.uint8)
         try:
             # torchvision.io.decode_jpeg is this operator and, since 0.29, a warning for each call,
