@@ -108,14 +108,19 @@ def test_a_failed_member_is_named_and_the_rest_are_kept(
     assert (tmp_path / "seven/ensemble.json").read_bytes() == before
     _demand_each_epoch_once(Tracking(f"sqlite:///{tmp_path}/mlflow.db"))
 
-    monkeypatch.chdir(tmp_path)  # what starts no Ray needs no process of its own
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    _demand_the_error_of_each_copy(dataset, said["top1_error"])
+
+
+def _demand_the_error_of_each_copy(dataset: str, top1_error: float) -> None:
+    """Pulled, where it was made and from the registry; in this process: none of it starts a Ray."""
     pulled = CliRunner().invoke(cli, ["pull", "models:/tiny@champion", "pulled"])
     assert pulled.exit_code == 0, pulled.output
     for model in ("pulled", "seven", "models:/tiny@champion"):
         shown = CliRunner().invoke(cli, ["evaluate", model, dataset, "--json"])
         assert shown.exit_code == 0, shown.output
-        assert json.loads(shown.stdout)["top1_error"] == said["top1_error"]
+        assert json.loads(shown.stdout)["top1_error"] == top1_error
 
 
 def _demand_equal(folder: Path, plain: Path) -> None:
