@@ -84,7 +84,8 @@ def _list_file(place: Place, name: str, columns: Columns) -> list[str]:
         _check_schema(file.schema_arrow)
         for group in range(file.num_row_groups):
             columns.open(f"{name}#{group}/", f"{name}#{group}")
-            labels = file.read_row_group(group, columns=["label"])["label"].to_pylist()
+            found = file.read_row_group(group, columns=["label"], use_threads=False)
+            labels = found["label"].to_pylist()
             for row, label in enumerate(labels):
                 if not isinstance(label, int) or label < 0:
                     raise DataError(f"row {row} of group {group} of '{name}' has no label.")
@@ -122,9 +123,11 @@ def read_rows(place: Place, rows: Iterable[tuple[str, int]]) -> dict[tuple[str, 
         name, _, group = address.rpartition("#")
         try:
             file = pq.ParquetFile(RangedFile(place, name))
-            images = file.read_row_group(int(group), columns=["image"])["image"]
+            # Arrow's threads may outlive the file of ours they read, and abort an ending process
+            table = file.read_row_group(int(group), columns=["image"], use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DamageError(f"row group {group} of '{name}' cannot be read: {error}.") from None
+        images = table["image"]
         for row in numbers:
             found[address, row] = (images[row].as_py() or {}).get("bytes") or b""
     return found

@@ -110,10 +110,12 @@ def _statistics(place: Place, manifest: DatasetManifest) -> Iterator[str]:
 def _index(place: Place, manifest: DatasetManifest) -> pa.Table:
     """The index, in columns; raises `DamageError` or an Arrow error for a harmed one."""
     data = read_checked(place, INDEX, manifest.index_sha256)
-    file = pq.ParquetFile(io.BytesIO(data))
+    file = pq.ParquetFile(pa.BufferReader(data))
     if file.schema_arrow != SCHEMA:
         raise DamageError("its columns are not those of an index.")
-    return file.read(columns=["key", "label", "shard", "offset", "size", "crc32"])
+    columns = ["key", "label", "shard", "offset", "size", "crc32"]
+    # Arrow's threads may let go of Python's bytes when the process is ending, and then abort it
+    return file.read(columns=columns, use_threads=False)
 
 
 def _counts(manifest: DatasetManifest, index: pa.Table) -> Iterator[str]:

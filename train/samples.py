@@ -140,6 +140,7 @@ def _index(place: Place, manifest: DatasetManifest, split: str) -> pa.Table:
             pa.BufferReader(data),
             columns=_COLUMNS,
             filters=[("split", "=", split), ("status", "=", "ok")],
+            use_threads=False,  # Arrow's may abort a process that ends soon after
         )
     except (pa.ArrowInvalid, KeyError) as error:
         raise DataError(f"index.parquet in '{place.uri}' is not an index: {error}.") from None
