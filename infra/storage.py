@@ -118,7 +118,6 @@ class LocalPlace:
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
-        self._root = str(self.root)
 
     @property
     def uri(self) -> str:
@@ -132,7 +131,7 @@ class LocalPlace:
     def read(self, name: str) -> bytes:
         """The whole file."""
         try:
-            with io.FileIO(f"{self._root}/{check_name(name)}") as file:  # Path costs 45 us a name
+            with io.FileIO(f"{self.root}/{check_name(name)}") as file:  # joining Paths costs 45 us
                 return file.readall()
         except (FileNotFoundError, NotADirectoryError):
             raise MissingError(f"there is no '{name}' in '{self.uri}'.") from None

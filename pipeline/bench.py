@@ -66,7 +66,7 @@ def bench_preprocess(images: int = 512, rounds: int = 5) -> Speed:
         raw = [path.read_bytes() for path in files]
         turns = (
             _codec(raw),
-            functools.partial(_plain, files, root / "plain.tar"),
+            functools.partial(convert_plainly, files, root / "plain.tar"),
             _maker(root, ImageRule(), "dataset"),
         )
         for act in turns:
@@ -108,7 +108,7 @@ def _codec(raw: list[bytes]) -> Callable[[], None]:
     return act
 
 
-def _plain(files: list[Path], target: Path) -> None:
+def convert_plainly(files: list[Path], target: Path) -> None:
     """The converter one writes in ten lines: torchvision's transforms, webdataset's writer."""
     import webdataset
     from torchvision.transforms.v2 import functional

@@ -34,11 +34,11 @@ class Row:
     label: int
     source: str
     source_sha256: str | None
-    width: int | None
-    height: int | None
-    offset: int | None
-    size: int | None
-    crc32: int | None
+    width: int | None = None
+    height: int | None = None
+    offset: int | None = None
+    size: int | None = None
+    crc32: int | None = None
     status: str
 
 

@@ -74,12 +74,13 @@ def _still_ours(dataset: Place, task: ShardTask) -> None:
 
 def _groups(items: tuple[Item, ...]) -> Iterator[list[Item]]:
     """The items in their order, up to `GROUP` and some `GROUP_BYTES` of source files at a time."""
-    group: list[Item] = []
+    group, size = list[Item](), 0
     for item in items:
         group.append(item)
-        if len(group) == GROUP or sum(item.size for item in group) >= GROUP_BYTES:
+        size += item.size
+        if len(group) == GROUP or size >= GROUP_BYTES:
             yield group
-            group = []
+            group, size = [], 0
     if group:
         yield group
 
@@ -142,11 +143,6 @@ def _refused(item: Item, digest: str | None, reason: BadImage) -> Row:
         label=item.label,
         source=item.path,
         source_sha256=digest,
-        width=None,
-        height=None,
-        offset=None,
-        size=None,
-        crc32=None,
         status=str(reason),
     )
 

@@ -152,7 +152,7 @@ def _deep(place: Place, shards: list[Shard], index: pa.Table, files: Set[str]) -
             if sha256(data) != shard.sha256:
                 yield f"{shard.name}: altered, its sha256 is not the manifest's"
             if shard.name in rows:
-                samples = rows[shard.name].sort_by("offset").to_pylist()
+                samples = rows[shard.name].to_pylist()
                 yield from _samples(shard.name, data, samples)
                 if dali_name(shard.name) in files:
                     yield from _dali(place, dali_name(shard.name), samples)
@@ -161,8 +161,8 @@ def _deep(place: Place, shards: list[Shard], index: pa.Table, files: Set[str]) -
 
 
 def _by_shard(index: pa.Table) -> dict[str, pa.Table]:
-    """The rows of each shard, cut out of the index sorted once."""
-    ordered, at = index.sort_by("shard"), 0
+    """The rows of each shard in their order there, cut out of the index sorted once."""
+    ordered, at = index.sort_by([("shard", "ascending"), ("offset", "ascending")]), 0
     rows: dict[str, pa.Table] = {}
     for entry in ordered["shard"].value_counts().to_pylist():
         rows[entry["values"]] = ordered.slice(at, entry["counts"])

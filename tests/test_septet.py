@@ -78,3 +78,32 @@ def test_a_usage_error_is_one_sentence_and_code_2(
     assert "Traceback" not in shown.stderr
     assert shown.stderr.strip()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "none", "run", "--recipe", "paper"),
+        ("ensemble", "none", "out"),
+        ("evaluate", "none", "none"),
+        ("predict", "none", "none.jpg"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_there_is_said_before_torch_is_loaded(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A tenth of a second, not the six that torch, torchvision and MLflow take."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import septet
+sys.argv = {["septet", *arguments]!r}
+try:
+    septet.main()
+except SystemExit as end:
+    print(end.code, [name for name in ("torch", "ray", "mlflow") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert shown.stdout == "2 []\n", shown.stderr

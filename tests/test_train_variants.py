@@ -48,7 +48,7 @@ def mask(x: Tensor, name: str) -> Tensor:
     return dropout_mask(KEY, name, 0.5, 0, x)  # proved apart: test_train_halves
 
 
-def close(found: Tensor, expected: Tensor) -> None:
+def assert_close(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).abs().max() / expected.abs().max() < 1e-10
 
 
@@ -69,7 +69,9 @@ def test_source2012(training: bool) -> None:
     for name in ("fc6", "fc7"):
         x = F.relu(F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"]))
         x = x * (mask(x, name) if training else 0.5)
-    close(net(images, KEY if training else None), F.linear(x, w["fc8.weight"], w["fc8.bias"]))
+    assert_close(
+        net(images, KEY if training else None), F.linear(x, w["fc8.weight"], w["fc8.bias"])
+    )
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -87,7 +89,9 @@ def test_caffe(training: bool) -> None:
     for name in ("fc6", "fc7"):
         x = F.relu(F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"]))
         x = x * mask(x, name) * 2 if training else x
-    close(net(images, KEY if training else None), F.linear(x, w["fc8.weight"], w["fc8.bias"]))
+    assert_close(
+        net(images, KEY if training else None), F.linear(x, w["fc8.weight"], w["fc8.bias"])
+    )
 
 
 @pytest.mark.parametrize(("name", "px"), [("blog", 227), ("half", 224)])
@@ -105,7 +109,7 @@ def test_one_column(name: str, px: int) -> None:
     x = F.max_pool2d(x, 3, 2).flatten(1)
     for layer in ("fc6", "fc7"):
         x = F.relu(F.linear(x, w[f"{layer}.weight"], w[f"{layer}.bias"])) * 0.5
-    close(net(images), F.linear(x, w["fc8.weight"], w["fc8.bias"]))
+    assert_close(net(images), F.linear(x, w["fc8.weight"], w["fc8.bias"]))
 
 
 def test_the_sixth_convolution_reads_both_halves_of_the_last_pool() -> None:
@@ -121,7 +125,7 @@ def test_the_sixth_convolution_reads_both_halves_of_the_last_pool() -> None:
     assert seen["in0"].shape == (3, 8, 6, 6)
     assert torch.equal(seen["in0"], seen["in1"])
     whole = F.conv2d(seen["in0"], w["conv6.weight"], w["conv6.bias"], 1, 1)
-    close(F.relu(torch.cat((seen["out0"], seen["out1"]), 1)), F.relu(whole))
+    assert_close(F.relu(torch.cat((seen["out0"], seen["out1"]), 1)), F.relu(whole))
 
 
 def test_the_ceil_rule_lets_the_last_windows_hang_over_and_read_zeros() -> None:
